@@ -1,0 +1,5 @@
+"""The workflow definition: the document, its model, its rules and its graph.
+
+`validation.validate` is the way in for anything a person wrote. `model.WorkflowDefinition` is what everything
+else works with: it only exists for documents that passed.
+"""
