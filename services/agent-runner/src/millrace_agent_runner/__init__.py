@@ -1,0 +1,1 @@
+"""The agent-runner service: performs one step attempt at a time."""

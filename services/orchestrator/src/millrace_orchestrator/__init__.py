@@ -1,0 +1,1 @@
+"""The orchestrator service: the state machine that moves executions forward."""

@@ -1,0 +1,1 @@
+"""The contracts every Millrace service speaks, and the bus client they speak them through."""

@@ -1,0 +1,179 @@
+"""Every stream and durable consumer, in one table, and the code that brings a server in line with it.
+
+Why each stream is what it is: DESIGN in docs/architecture.md, "Streams". Sizes are bounds against runaway use, not
+capacity plans. Streams are created or updated at the start of every service; an update never loses messages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from millrace_shared.bus.connection import Connection
+from millrace_shared.bus.errors import BusRefused, StreamMissing
+from millrace_shared.ids import PARTITION_COUNT
+from millrace_shared.messages import PRIORITIES, WORK_KINDS, Priority, WorkKind
+
+NANOSECONDS = 1_000_000_000
+DAY_S = 86_400
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+PIN_TTL_S = 3.0
+"""A pinned orchestrator that has not asked for this long loses its partition to another."""
+INBOX_GROUP = "holder"
+INBOX_BACKOFF_S = (4.0, 30.0, 120.0, 600.0)
+"""When an unacknowledged inbox message comes again. An execution's start message stays unacknowledged until it ends, so
+this is also how often a running execution is looked at again although nothing happened (ADR 0004)."""
+WORK_ACK_WAIT_S = 15.0
+"""A runner that has not acknowledged, or reported progress, for this long loses the attempt to another."""
+WORK_DELIVERIES_MAX = 20
+"""A work message that was delivered this often without a result kills its runners: it goes to DEAD instead."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream. `extra` holds JetStream options by their API names."""
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: str = "limits"
+    max_age_s: float = 0
+    duplicate_window_s: float = 120
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, replicas: int) -> dict[str, Any]:
+        """Return the configuration as the JetStream API takes it."""
+        return {
+            "name": self.name,
+            "subjects": list(self.subjects),
+            "retention": self.retention,
+            "storage": "file",
+            "num_replicas": replicas,
+            "max_age": int(self.max_age_s * NANOSECONDS),
+            "max_msg_size": MESSAGE_BYTES_MAX,
+            "duplicate_window": int(self.duplicate_window_s * NANOSECONDS),
+            "discard": "old",
+            "allow_direct": True,
+            "deny_delete": False,
+            "deny_purge": False,
+            **self.extra,
+        }
+
+
+def _sourced(stream: str, source: str, destination: str) -> dict[str, Any]:
+    return {"name": stream, "subject_transforms": [{"src": source, "dest": destination}]}
+
+
+STREAMS: tuple[Stream, ...] = (
+    Stream("DEFINITIONS", ("def.*",)),
+    Stream("REQUESTS", ("req.*.*",), extra={"allow_atomic": True}),
+    Stream(
+        "EVENTS",
+        ("ev.*.*",),
+        extra={
+            "allow_atomic": True,
+            "allow_rollup_hdrs": False,
+            "republish": {"src": "ev.*.*", "dest": "live.{{wildcard(1)}}.{{wildcard(2)}}"},
+        },
+    ),
+    Stream(
+        "TIMERS",
+        ("timer.set.*.*.*", "timer.fire.*.*.*"),
+        extra={"allow_msg_schedules": True, "allow_rollup_hdrs": True, "allow_msg_ttl": True},
+    ),
+    Stream(
+        "INBOX",
+        ("in.*.*",),
+        retention="workqueue",
+        extra={
+            "allow_atomic": True,
+            "sources": [
+                _sourced("REQUESTS", "req.*.*", "in.{{wildcard(1)}}.{{wildcard(2)}}"),
+                _sourced("TIMERS", "timer.fire.*.*.*", "in.{{wildcard(1)}}.{{wildcard(2)}}"),
+            ],
+        },
+    ),
+    Stream(
+        "WORK",
+        ("work.*.*.*.*.*",),
+        retention="workqueue",
+        extra={
+            "persist_mode": "async",  # rebuilt from EVENTS by whoever holds the execution
+            "max_msgs_per_subject": 1,
+            "discard": "new",
+            "discard_new_per_subject": True,
+        },
+    ),
+    Stream("TRIGGERS", ("trigger.*.*",), max_age_s=7 * DAY_S),
+    Stream("TELEMETRY", ("tel.*.*.>",), max_age_s=7 * DAY_S, extra={"persist_mode": "async"}),
+    Stream("DEAD", ("dead.>",), max_age_s=30 * DAY_S),
+)
+
+
+def inbox_consumer(partition: int) -> dict[str, Any]:
+    """The durable that delivers one partition's inbox to the one orchestrator that is pinned to it."""
+    return {
+        "durable_name": f"inbox-{partition}",
+        "ack_policy": "explicit",
+        "filter_subject": f"in.{partition}.*",
+        "backoff": [int(seconds * NANOSECONDS) for seconds in INBOX_BACKOFF_S],
+        "max_deliver": -1,
+        "max_ack_pending": -1,
+        "max_waiting": 128,
+        "priority_groups": [INBOX_GROUP],
+        "priority_policy": "pinned_client",
+        "priority_timeout": int(PIN_TTL_S * NANOSECONDS),
+    }
+
+
+def work_consumer_name(kind: WorkKind, priority: Priority) -> str:
+    """The durable that delivers one kind of work of one priority to any runner."""
+    return f"work-{kind}-{priority}"
+
+
+def work_consumer(kind: WorkKind, priority: Priority) -> dict[str, Any]:
+    """The configuration of `work_consumer_name`."""
+    return {
+        "durable_name": work_consumer_name(kind, priority),
+        "ack_policy": "explicit",
+        "filter_subject": f"work.{kind}.{priority}.>",
+        "ack_wait": int(WORK_ACK_WAIT_S * NANOSECONDS),
+        "max_deliver": WORK_DELIVERIES_MAX,
+        "max_ack_pending": -1,
+        "max_waiting": 512,
+    }
+
+
+async def ensure_streams(connection: Connection, replicas: int = 1) -> None:
+    """Create the streams and the durable consumers, or bring those that exist in line with the table.
+
+    Raises:
+        BusRefused: the server does not accept the table (an older server, or not enough nodes for `replicas`).
+        BusUnavailable: the server did not answer.
+    """
+    for stream in STREAMS:
+        await _ensure(connection, stream.name, stream.config(replicas))
+    for partition in range(PARTITION_COUNT):
+        await ensure_consumer(connection, "INBOX", inbox_consumer(partition))
+    for kind in WORK_KINDS:
+        for priority in PRIORITIES:
+            await ensure_consumer(connection, "WORK", work_consumer(kind, priority))
+
+
+async def ensure_consumer(connection: Connection, stream: str, config: dict[str, Any]) -> None:
+    """Create a durable consumer, or update it to `config`."""
+    await connection.jetstream(
+        f"CONSUMER.DURABLE.CREATE.{stream}.{config['durable_name']}", {"stream_name": stream, "config": config}
+    )
+
+
+async def _ensure(connection: Connection, name: str, config: dict[str, Any]) -> None:
+    try:
+        await connection.jetstream(f"STREAM.INFO.{name}")
+    except StreamMissing:
+        try:
+            await connection.jetstream(f"STREAM.CREATE.{name}", config)
+        except BusRefused as error:
+            if "already in use" not in str(error):  # another service created it at the same moment
+                raise
+    else:
+        await connection.jetstream(f"STREAM.UPDATE.{name}", config)

@@ -1,0 +1,88 @@
+"""Every subject Millrace uses, in one table, and the functions that build and read them.
+
+| subject | who publishes | who reads | meaning |
+|---|---|---|---|
+| `req.<p>.<exec>` | api | INBOX (sourced) | acceptance: one request per execution |
+| `in.<p>.<exec>` | agent-runner, api | orchestrator | start, step results, cancel |
+| `timer.set.<p>.<exec>.<id>` | orchestrator | the server's scheduler | a long timer, set |
+| `timer.fire.<p>.<exec>.<id>` | the server's scheduler | INBOX (sourced) | a long timer, fired |
+| `ev.<p>.<exec>` | orchestrator | telemetry, api | the log: one transition per message |
+| `live.<p>.<exec>` | the server (republished) | api | the log as it grows, not stored |
+| `work.<kind>.<priority>.<p>.<exec>.<attempt key>` | orchestrator | agent-runner | one step attempt to perform |
+| `tel.<p>.<exec>.<fact>` | agent-runner | telemetry, api | facts that move no state |
+| `def.<hash>` | api | orchestrator | an immutable workflow definition |
+| `dead.<stream>` | any consumer | people | what could not be processed, with the reason |
+| `ctl.cancel.<exec>` | orchestrator | agent-runner | abort running attempts (not stored) |
+| `trigger.<workspace>.<name>` | other services | api | events that start executions |
+
+`p` is the partition of the execution (`ids.partition_of`).
+"""
+
+from __future__ import annotations
+
+from millrace_shared.ids import partition_of
+
+
+def request(execution_id: str) -> str:
+    """The subject whose emptiness is the idempotency check of an execution."""
+    return f"req.{partition_of(execution_id)}.{execution_id}"
+
+
+def inbox(execution_id: str) -> str:
+    """Where anything that may move an execution is sent."""
+    return f"in.{partition_of(execution_id)}.{execution_id}"
+
+
+def log(execution_id: str) -> str:
+    """The one exact subject that holds an execution's log."""
+    return f"ev.{partition_of(execution_id)}.{execution_id}"
+
+
+def live(execution_id: str) -> str:
+    """Where the server repeats an execution's log for whoever is watching now."""
+    return f"live.{partition_of(execution_id)}.{execution_id}"
+
+
+def work(kind: str, priority: str, execution_id: str, key: str) -> str:
+    """Where one attempt waits for a runner. Unique per attempt, so that re-emission cannot queue it twice."""
+    return f"work.{kind}.{priority}.{partition_of(execution_id)}.{execution_id}.{key}"
+
+
+def work_of_execution(execution_id: str) -> str:
+    """Everything an execution has queued, for purging on cancel."""
+    return f"work.*.*.{partition_of(execution_id)}.{execution_id}.*"
+
+
+def fact(execution_id: str, name: str) -> str:
+    """A fact about an execution that moves no state."""
+    return f"tel.{partition_of(execution_id)}.{execution_id}.{name}"
+
+
+def timer_set(execution_id: str, timer_id: str) -> str:
+    """Where a long timer is scheduled."""
+    return f"timer.set.{partition_of(execution_id)}.{execution_id}.{timer_id}"
+
+
+def timer_fire(execution_id: str, timer_id: str) -> str:
+    """Where the server publishes a long timer when it is due."""
+    return f"timer.fire.{partition_of(execution_id)}.{execution_id}.{timer_id}"
+
+
+def definition(content_hash: str) -> str:
+    """Where an immutable definition is kept, by content hash."""
+    return f"def.{content_hash}"
+
+
+def cancel_control(execution_id: str) -> str:
+    """Tells runners to abort an execution's attempts now. Best effort: the log decides, this only saves money."""
+    return f"ctl.cancel.{execution_id}"
+
+
+def dead(stream: str) -> str:
+    """Where a stream's unprocessable messages go."""
+    return f"dead.{stream.lower()}"
+
+
+def execution_id_of(subject: str) -> str:
+    """Return the execution id in a `req.`, `in.`, `ev.`, `live.` or `tel.` subject."""
+    return subject.split(".", 3)[2]

@@ -1,0 +1,37 @@
+"""Lifts log messages of earlier shapes to the current one, one version at a time.
+
+`UPCASTERS[n]` turns the JSON of version n into that of version n + 1. A running execution never notices an upgrade:
+its old messages are lifted when they are read, and never rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from millrace_shared.errors import MessageInvalid
+from millrace_shared.messages import LOG_VERSION
+
+UPCASTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def upcast(
+    message: Any,
+    upcasters: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = UPCASTERS,
+    target: int = LOG_VERSION,
+) -> dict[str, Any]:
+    """Return `message` in the shape of version `target`.
+
+    Raises:
+        MessageInvalid: it is not a transition, or is of a version newer than this code.
+    """
+    if not isinstance(message, dict) or not isinstance(message.get("v"), int):
+        raise MessageInvalid("a log message is an object with an integer `v`")
+    if message["v"] > target:
+        raise MessageInvalid(f"log version {message['v']} is newer than {target}: upgrade this service")
+    while message["v"] < target:
+        version = message["v"]
+        if version not in upcasters:
+            raise MessageInvalid(f"there is no upcaster from log version {version}")
+        message = {**upcasters[version](message), "v": version + 1}
+    return message

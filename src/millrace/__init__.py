@@ -1,0 +1,1 @@
+"""The Millrace command line and the embedded stack."""
