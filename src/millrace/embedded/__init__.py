@@ -1,10 +1,10 @@
 """The embedded stack: a NATS server, PostgreSQL and the four services as supervised child processes.
 
-    async with EmbeddedStack(Path(".millrace")) as stack:
-        print(stack.api_url, stack.api_key)
+async with EmbeddedStack(Path(".millrace")) as stack:
+    print(stack.api_url, stack.api_key)
 
-    with EmbeddedStack(tmp_path, services={}).in_background() as stack:   # no event loop needed
-        connect(stack.nats_url, stack.database_url)
+with EmbeddedStack(tmp_path, services={}).in_background() as stack:   # no event loop needed
+    connect(stack.nats_url, stack.database_url)
 """
 
 from millrace.embedded.background import BackgroundStack

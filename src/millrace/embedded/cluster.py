@@ -46,7 +46,8 @@ class ClusterPlace:
         staged.unlink(missing_ok=True)
         with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
-            self.own(staged)
+            if self.account is not None:  # by descriptor: the account could swap the name for a link
+                os.fchown(file.fileno(), self.account.uid, self.account.gid)
         staged.replace(path)
 
     def own(self, path: Path) -> None:

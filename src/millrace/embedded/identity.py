@@ -42,8 +42,8 @@ def _stat_fields(pid: int) -> list[str] | None:
     return text.rpartition(")")[2].split()  # the name in parentheses may itself hold spaces and parentheses
 
 
-def working_in(directory: Path) -> list[int]:
-    """Pids of the live processes whose working directory is this one (Linux; elsewhere always empty).
+def working_in(directory: Path, *, command: str) -> list[int]:
+    """Pids of the live processes of a command whose working directory is this one (Linux; elsewhere none).
 
     Postgres makes its data directory the working directory of each of its processes, and each of them is a
     session of its own, so this is how the orphans of a killed postmaster are found.
@@ -54,7 +54,8 @@ def working_in(directory: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError):  # gone meanwhile, or another user's
-                if (entry / "cwd").readlink() == directory and started_at(int(entry.name)):
+                there = (entry / "cwd").readlink() == directory
+                if there and (entry / "comm").read_text().strip() == command and started_at(int(entry.name)):
                     found.append(int(entry.name))
     return found
 

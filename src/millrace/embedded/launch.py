@@ -8,6 +8,7 @@ and the stack runs in a thread of the test process. Costs about 20 ms a start, a
 the program. Imports only the standard library, and starts without `site`.
 """
 
+import ctypes  # before dropping to an account that may not be able to read the standard library
 import os
 import sys
 
@@ -19,8 +20,6 @@ def _die_with_parent(parent_pid: int, death_signal: int) -> None:
     """Linux only. Elsewhere an orphan lives until the next start of the stack finds it in the state file."""
     if sys.platform != "linux":
         return
-    import ctypes
-
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:  # it died before we asked

@@ -91,7 +91,8 @@ class PostgresServer:
         and then the next start is refused for ever. We hold the lock of the data directory, so nobody else's
         server can be running here.
         """
-        if stubborn := kill_and_wait(working_in(self.directory), timeout_s=_ORPHANS_TIMEOUT_S):
+        remains = working_in(self.directory, command="postgres")
+        if stubborn := kill_and_wait(remains, timeout_s=_ORPHANS_TIMEOUT_S):
             raise DataDirectoryError(f"processes {stubborn} still use {self.directory} and do not die.")
         (self.directory / "postmaster.pid").unlink(missing_ok=True)
 

@@ -1,13 +1,13 @@
 """The data directory: where everything of one stack lives, and what it remembers from one start to the next.
 
-    <data>/lock          held (flock) by the process that runs the stack; holds its pid
-    <data>/state.json    ports, the socket directory, the identity of each running process
-    <data>/secrets/      generated at the first start, 0700, files 0600
-    <data>/nats/         JetStream's store and the generated configuration
-    <data>/postgres/     the database cluster
-    <data>/run/          the Postgres socket, 0700
-    <data>/blobs/        claim-checked payloads
-    <data>/logs/         one log per process
+<data>/lock          held (flock) by the process that runs the stack; holds its pid
+<data>/state.json    ports, the socket directory, the identity of each running process
+<data>/secrets/      generated at the first start, 0700, files 0600
+<data>/nats/         JetStream's store and the generated configuration
+<data>/postgres/     the database cluster
+<data>/run/          the Postgres socket, 0700
+<data>/blobs/        claim-checked payloads
+<data>/logs/         one log per process
 """
 
 import fcntl
@@ -44,7 +44,12 @@ class DataDirectory:
         try:
             if not self.root.exists():
                 self.root.mkdir(parents=True, mode=0o700)
-            for path, mode in ((self.secrets, 0o700), (self.logs, 0o700), (self.nats, 0o700), (self.blobs, 0o700)):
+            for path, mode in (
+                (self.secrets, 0o700),
+                (self.logs, 0o700),
+                (self.nats, 0o700),
+                (self.blobs, 0o700),
+            ):
                 path.mkdir(mode=mode, exist_ok=True)
         except OSError as error:
             raise DataDirectoryError(
@@ -127,7 +132,9 @@ class DirectoryLock:
         except BlockingIOError:
             holder = os.pread(file, 32, 0).decode(errors="replace").strip()
             os.close(file)
-            raise StackLockedError(self._directory.root, int(holder) if holder.isdecimal() else None) from None
+            raise StackLockedError(
+                self._directory.root, int(holder) if holder.isdecimal() else None
+            ) from None
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         self._file = file

@@ -115,7 +115,9 @@ class Supervisor:
         try:
             await asyncio.wait_for(self._keeper(name).wait_ready(), timeout_s)
         except TimeoutError:
-            raise TimeoutError(f"{name} is not ready after {timeout_s:g} s; see {self.log_path(name)}") from None
+            raise TimeoutError(
+                f"{name} is not ready after {timeout_s:g} s; see {self.log_path(name)}"
+            ) from None
 
     def _keeper(self, name: str) -> Keeper:
         for stage in self._stages:
