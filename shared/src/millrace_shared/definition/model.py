@@ -67,7 +67,8 @@ JsonSchema = dict[str, Any]
 class Part(BaseModel):
     """A part of a definition: unknown keys are refused, null is absent, and it never changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Strict: "3" is not 3 and true is not 1. Lists are exempt, as JSON has no tuples.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -97,7 +98,7 @@ class Retry(Part):
         default=True, description="Spread the pauses at random, so that retries do not come in waves."
     )
     errors: tuple[ErrorCategory, ...] = Field(
-        default=RETRIED_BY_DEFAULT, description="Categories of errors that are retried."
+        default=RETRIED_BY_DEFAULT, strict=False, description="Categories of errors that are retried."
     )
 
 
@@ -166,7 +167,7 @@ class Agent(Part):
         default=None, description="What the model is told before every prompt."
     )
     tools: tuple[Tool, ...] = Field(
-        default=(), max_length=bounds.TOOLS_MAX, description="Tools by name, or with their settings."
+        default=(), strict=False, max_length=bounds.TOOLS_MAX, description="Tools by name, or with their settings."
     )
     temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature.")
     output: JsonSchema | None = Field(
@@ -217,7 +218,7 @@ class Step(Part):
     name: DisplayName | None = Field(default=None, description="Display name.")
     description: Description | None = Field(default=None, description="For people.")
     needs: tuple[StepId, ...] = Field(
-        default=(), max_length=bounds.NEEDS_MAX, description="Steps that end before this one starts."
+        default=(), strict=False, max_length=bounds.NEEDS_MAX, description="Steps that end before this one starts."
     )
     when: str | None = Field(default=None, description="Condition: a bare expression, without `${{ }}`.")
     run: RunRule = Field(
@@ -276,7 +277,7 @@ class WorkflowDefinition(Part):
         description="Inputs by name, each a JSON Schema; `default` makes one optional.",
     )
     secrets: tuple[StepId, ...] = Field(
-        default=(),
+        default=(), strict=False,
         max_length=bounds.SECRETS_MAX,
         description="Names of the secrets that the workflow may use.",
     )

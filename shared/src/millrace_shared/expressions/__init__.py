@@ -1,1 +1,1 @@
-"""Expressions: plain paths, CEL behind our own interface, and templates that hold them. No one else imports CEL."""
+"""Expressions: plain paths, CEL behind our own interface, and templates. No one else imports CEL."""
