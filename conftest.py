@@ -1,8 +1,8 @@
 """Real servers for every test, started once per session and only when a test asks for them.
 
-The embedded NATS and PostgreSQL run with `durability="interval"`: no test here pulls the plug, and what `fsync` adds is
-waiting. Tests of durability start a stack of their own. With MILLRACE_TEST_BACKEND=containers the same fixtures
-are backed by the official images, where there is a Docker engine.
+The embedded NATS and PostgreSQL run with `durability="interval"`: no test here pulls the plug, and what
+`fsync` adds is waiting. Tests of durability start a stack of their own. With MILLRACE_TEST_BACKEND=containers
+the same fixtures are backed by the official images, where there is a Docker engine.
 """
 
 import asyncio

@@ -15,7 +15,8 @@ T = TypeVar("T")
 class BackgroundStack:
     """An `EmbeddedStack` as a plain context manager.
 
-    The thread that runs the loop is also the one that starts the processes: the kernel ties their lives to it.
+    The thread that runs the loop is also the one that starts the processes: the kernel ties their lives to
+    it.
 
     Args:
         stack: not started yet. Its own attributes may be read; its coroutines go through `run`.

@@ -1,9 +1,9 @@
 """Making a PostgreSQL cluster, for ourselves or, when we are root, for an account that the server accepts.
 
 PostgreSQL refuses to run as root. Root therefore runs it as an existing account (no account is created on the
-user's machine): the owner of the cluster if there is one already, else the first of `ROOT_ACCOUNTS` that exists.
-That account must be able to walk to the cluster and to the server's programs, so every directory on the way that it
-could not pass gets the execute bit for others: to pass through, not to list.
+user's machine): the owner of the cluster if there is one already, else the first of `ROOT_ACCOUNTS` that
+exists. That account must be able to walk to the cluster and to the server's programs, so every directory on
+the way that it could not pass gets the execute bit for others: to pass through, not to list.
 """
 
 import os
@@ -19,6 +19,7 @@ from millrace.embedded.errors import BinaryUnavailableError, DataDirectoryError
 from millrace.embedded.process import Account
 
 SUPERUSER = "millrace"
+PRIVATE_MODE = 0o700
 ROOT_ACCOUNTS = ("millrace", "postgres", "nobody")
 # A Unix socket's path may have 107 bytes on Linux and 103 on macOS.
 SOCKET_PATH_BYTES_MAX = 100
@@ -78,17 +79,19 @@ class ClusterPlace:
             )
         except PermissionError as error:
             raise BinaryUnavailableError(
-                f"{self.programs / arguments[0]} cannot be run by uid {self._uid}: install Millrace where that "
-                "account may read it, or set MILLRACE_DATABASE_URL to a server of your own."
+                f"{self.programs / arguments[0]} cannot be run by uid {self._uid}: install Millrace where "
+                "that account may read it, or set MILLRACE_DATABASE_URL to a server of your own."
             ) from error
         except subprocess.CalledProcessError as error:
             last_words = "\n".join((error.stderr or error.stdout or "").splitlines()[-8:])
             raise DataDirectoryError(
-                f"{arguments[0]} could not make a database in {self.directory} as uid {self._uid}:\n{last_words}"
+                f"{arguments[0]} could not make a database in {self.directory} as uid {self._uid}:\n"
+                f"{last_words}"
             ) from error
         except subprocess.TimeoutExpired as error:
             raise DataDirectoryError(
-                f"{arguments[0]} did not finish within {_INITDB_TIMEOUT_S:g} s in {self.directory}: is the disk hung?"
+                f"{arguments[0]} did not finish within {_INITDB_TIMEOUT_S:g} s in {self.directory}: "
+                "is the disk hung?"
             ) from error
 
     @property
@@ -110,7 +113,7 @@ def create_cluster(place: ClusterPlace, password: str, database: str) -> None:
     """
     staged = place.directory.with_name(f"{place.directory.name}.new")
     shutil.rmtree(staged, ignore_errors=True)  # of a start that was killed in the middle
-    staged.mkdir(mode=0o700)
+    staged.mkdir(mode=PRIVATE_MODE)
     place.own(staged)
     draft = ClusterPlace(staged, place.programs, place.account)
     with tempfile.NamedTemporaryFile("w", dir=place.directory.parent, prefix=".pw-") as secret:
@@ -188,19 +191,18 @@ def choose_socket_dir(preferred: Path, remembered: Path | None, account: Account
     elif remembered is not None and _is_private(remembered, owner):
         return remembered
     else:
-        chosen = Path(tempfile.mkdtemp(prefix="millrace-", dir="/tmp"))  # noqa: S108 - mkdtemp makes it ours, 0700
-    chosen.chmod(0o700)
+        chosen = Path(tempfile.mkdtemp(prefix="millrace-", dir="/tmp"))
+    chosen.chmod(PRIVATE_MODE)
     if account is not None:
         os.chown(chosen, account.uid, account.gid)
     return chosen
 
 
 def _is_private(directory: Path, owner: Account) -> bool:
-    """Whether nobody else could have put something there: temporary directories are swept, and names reused."""
+    """Whether nobody else could have put something there: /tmp is swept, and names are reused."""
     try:
         status = directory.lstat()
     except FileNotFoundError:
         return False
-    return (
-        stat.S_ISDIR(status.st_mode) and status.st_uid == owner.uid and stat.S_IMODE(status.st_mode) == 0o700
-    )
+    mine = stat.S_ISDIR(status.st_mode) and status.st_uid == owner.uid
+    return mine and stat.S_IMODE(status.st_mode) == PRIVATE_MODE

@@ -5,14 +5,15 @@ else. A pid together with the instant its process started is one.
 """
 
 import os
+import platform
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+_ON_LINUX = platform.system() == "Linux"
 _POLL_S = 0.01  # only while waiting for something that was just killed
 _STATE, _START_TICKS = 0, 19  # fields of /proc/<pid>/stat, counted from after the command's name
 
@@ -22,7 +23,7 @@ def started_at(pid: int) -> str | None:
 
     The mark differs between two processes that had the same pid, across reboots too. A zombie counts as dead.
     """
-    if sys.platform == "linux":
+    if _ON_LINUX:
         fields = _stat_fields(pid)
         if fields is None or fields[_STATE] in ("Z", "X"):
             return None
@@ -48,7 +49,7 @@ def working_in(directory: Path, *, command: str) -> list[int]:
     Postgres makes its data directory the working directory of each of its processes, and each of them is a
     session of its own, so this is how the orphans of a killed postmaster are found.
     """
-    if sys.platform != "linux":
+    if not _ON_LINUX:
         return []
     found = []
     for entry in Path("/proc").iterdir():

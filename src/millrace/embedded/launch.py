@@ -4,8 +4,8 @@ Run as a script (`python -I -S launch.py PARENT DEATH_SIGNAL UID GID -- program 
 be signalled when PARENT dies, drops to UID and GID (`-` keeps them), and execs. The pid stays the same.
 
 A script rather than `preexec_fn`: Python code between fork and exec can deadlock when the parent has threads,
-and the stack runs in a thread of the test process. Costs about 20 ms a start, and no memory once it has become
-the program. Imports only the standard library, and starts without `site`.
+and the stack runs in a thread of the test process. Costs about 20 ms a start, and no memory once it has
+become the program. Imports only the standard library, and starts without `site`.
 """
 
 import ctypes  # before dropping to an account that may not be able to read the standard library

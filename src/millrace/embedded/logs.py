@@ -1,8 +1,8 @@
 """One log file per process, bounded.
 
 A child writes straight to its file (opened for append), so its logging costs the supervisor nothing, cannot
-block on it, and survives it. The price: rotation copies and truncates, so lines written in the instant between
-the two are lost, and a file may exceed its bound by what is written within one check interval.
+block on it, and survives it. The price: rotation copies and truncates, so lines written in the instant
+between the two are lost, and a file may exceed its bound by what is written within one check interval.
 """
 
 import os

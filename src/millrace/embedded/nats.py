@@ -16,11 +16,11 @@ Durability = Literal["fsync", "interval"]
 but a power failure may take the last moments (NATS: up to 2 minutes; Postgres: under a second)."""
 
 USER = "millrace"
-MAX_PAYLOAD_BYTES = (
-    8 * 1024 * 1024
-)  # payloads over 64 KiB travel by claim check; this leaves room for batches
-# A bound must be named, for without one the server reserves three quarters of the free disk at its first start and
-# refuses streams beyond that later. The disk itself is the real limit; `millrace doctor` watches it.
+# Payloads over 64 KiB travel by claim check; this leaves room for batches.
+MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+# A bound must be named, for without one the server reserves three quarters of the free disk at its first
+# start and refuses streams beyond that later. The disk itself is the real limit; `millrace doctor` watches
+# it.
 MAX_FILE_STORE_BYTES = 1 << 40
 MAX_MEMORY_STORE_BYTES = 256 * 1024 * 1024
 _INFO_BYTES_MAX = 64 * 1024

@@ -6,8 +6,8 @@ import socket
 from collections.abc import Container
 
 LOOPBACK = "127.0.0.1"
-# Below the ranges from which Linux (32768) and macOS (49152) take the ports of outgoing connections: a port from
-# there could be taken by any client while our server is down.
+# Below the ranges from which Linux (32768) and macOS (49152) take the ports of outgoing connections: a port
+# from there could be taken by any client while our server is down.
 FIRST_PORT, LAST_PORT = 20_000, 31_999
 _TRIES_MAX = 200
 

@@ -1,12 +1,13 @@
 """The embedded PostgreSQL: its cluster, its process, its readiness.
 
-The wheel's own API daemonises the server through `pg_ctl` and keeps a list of its users in the data directory.
-We want a child that we own (killed and restarted in crash tests, its death noticed at once), so this module uses
-the wheel's programs: `initdb` once, then `postgres` in the foreground under the supervisor.
+The wheel's own API daemonises the server through `pg_ctl` and keeps a list of its users in the data
+directory. We want a child that we own (killed and restarted in crash tests, its death noticed at once), so
+this module uses the wheel's programs: `initdb` once, then `postgres` in the foreground under the supervisor.
 
 Who can connect: the socket lies in a directory with mode 0700, and every connection gives a password
-(SCRAM), over TCP, where it is asked for, too. Either would do alone for most; the password is for root, whose server
-runs as another account that other daemons may share, and costs a few milliseconds per connection, which pools hide.
+(SCRAM), over TCP, where it is asked for, too. Either would do alone for most; the password is for root, whose
+server runs as another account that other daemons may share, and costs a few milliseconds per connection,
+which pools hide.
 """
 
 import asyncio
@@ -40,8 +41,8 @@ class PostgresServer:
         socket_dir: private to the account; short enough for a socket.
         password: of the superuser `millrace`.
         account: whom the server runs as when we are root (it refuses to be root); None for ourselves.
-        durability: `interval` acknowledges a commit before its fsync (`synchronous_commit = off`): the last commits
-            may be lost on a power failure, the cluster is never damaged. fsync itself is always on.
+        durability: `interval` acknowledges a commit before its fsync (`synchronous_commit = off`): the last
+            commits may be lost on a power failure, the cluster is never damaged. fsync itself is always on.
         tcp_port: on 127.0.0.1; None listens on the socket only.
     """
 
@@ -86,10 +87,10 @@ class PostgresServer:
     def _clear_remains(self) -> None:
         """Make way after a kill -9.
 
-        The killed server's children may live on for a moment, attached to its shared memory, and then the next
-        start is refused. And its `postmaster.pid` names a pid that may by now be another program of the same user,
-        and then the next start is refused for ever. We hold the lock of the data directory, so nobody else's
-        server can be running here.
+        The killed server's children may live on for a moment, attached to its shared memory, and then the
+        next start is refused. And its `postmaster.pid` names a pid that may by now be another program of the
+        same user, and then the next start is refused for ever. We hold the lock of the data directory, so
+        nobody else's server can be running here.
         """
         remains = working_in(self.directory, command="postgres")
         if stubborn := kill_and_wait(remains, timeout_s=_ORPHANS_TIMEOUT_S):
@@ -114,7 +115,8 @@ class PostgresServer:
             # Nobody replicates an embedded server, and the minimal log is the cheapest to write.
             "wal_level": "minimal",
             "max_wal_senders": "0",
-            # Short queries: compiling and parallel workers cost more than they give, and idle workers cost memory.
+            # Short queries: compiling and parallel workers cost more than they give, and idle workers cost
+            # memory.
             "jit": "off",
             "io_method": "sync",
             "max_parallel_workers_per_gather": "0",

@@ -41,8 +41,8 @@ class ProcessSpec:
         ready_timeout_s: how long a start may take.
         stop_signal: asks the process to finish cleanly.
         stop_grace_s: how long it has for that before SIGKILL.
-        death_signal: sent by the kernel when the supervisor dies (Linux). SIGKILL, since everything here is built
-            to survive a crash, while a process that hangs in a clean stop would be left behind.
+        death_signal: sent by the kernel when the supervisor dies (Linux). SIGKILL, since everything here is
+            built to survive a crash, while a process that hangs in a clean stop would be left behind.
     """
 
     name: str
@@ -58,7 +58,7 @@ class ProcessSpec:
 
 
 async def spawn(spec: ProcessSpec, log_path: Path) -> Process:
-    """Start the process in a session of its own, so that the terminal's Ctrl-C reaches only the supervisor."""
+    """Start the process in a session of its own, so that a terminal's Ctrl-C passes it by."""
     account = (str(spec.account.uid), str(spec.account.gid)) if spec.account else ("-", "-")
     log = open_log(log_path)
     try:

@@ -34,8 +34,8 @@ _ServerT = TypeVar("_ServerT")
 class EmbeddedStack:
     """NATS, PostgreSQL and the services, supervised, with everything they keep under one directory.
 
-    An async context manager; `in_background` gives one for code without an event loop. One stack per data directory
-    at a time. Ports and secrets are chosen at the first start and stay.
+    An async context manager; `in_background` gives one for code without an event loop. One stack per data
+    directory at a time. Ports and secrets are chosen at the first start and stay.
 
     Args:
         data_dir: created if missing.
@@ -48,7 +48,8 @@ class EmbeddedStack:
         api_key: the bootstrap key; generated once and kept unless given.
         api_host: the address the first api listens on.
         api_port: its port. None: the one it had before, else 8080, else any that is free.
-        postgres_tcp: let the embedded Postgres listen on loopback too, for tools that cannot use a Unix socket.
+        postgres_tcp: let the embedded Postgres listen on loopback too, for tools that cannot use a Unix
+            socket.
         nats_monitoring: turn on the NATS server's monitoring pages (loopback, no password).
         on_event: told of every start, death and restart, in the stack's event loop.
         backoff: how long restarts of a dead process wait.
@@ -77,7 +78,8 @@ class EmbeddedStack:
         for service, count in services.items():
             if service not in SERVICES or not 0 <= count <= INSTANCES_MAX:
                 raise ValueError(
-                    f"services: {service!r}: {count} - one of {', '.join(SERVICES)}, at most {INSTANCES_MAX} of each"
+                    f"services asks for {count} of {service!r}: "
+                    f"at most {INSTANCES_MAX} each of {', '.join(SERVICES)}"
                 )
         self.directory = DataDirectory(data_dir.resolve())
         self.durability: Durability = durability

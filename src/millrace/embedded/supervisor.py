@@ -56,7 +56,7 @@ class Supervisor:
             await asyncio.gather(*starts, return_exceptions=True)
 
     async def stop(self) -> None:
-        """Stop every process, the last stage first, each with its own signal and grace. May be called twice."""
+        """Stop every process, the last stage first, each with its signal and grace. May be called again."""
         while self._stages:
             await asyncio.gather(*(keeper.stop(self._hurry) for keeper in self._stages[-1]))
             self._stages.pop()
