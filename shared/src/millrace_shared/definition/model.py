@@ -167,7 +167,10 @@ class Agent(Part):
         default=None, description="What the model is told before every prompt."
     )
     tools: tuple[Tool, ...] = Field(
-        default=(), strict=False, max_length=bounds.TOOLS_MAX, description="Tools by name, or with their settings."
+        default=(),
+        strict=False,
+        max_length=bounds.TOOLS_MAX,
+        description="Tools by name, or with their settings.",
     )
     temperature: float | None = Field(default=None, ge=0, le=2, description="Sampling temperature.")
     output: JsonSchema | None = Field(
@@ -218,7 +221,10 @@ class Step(Part):
     name: DisplayName | None = Field(default=None, description="Display name.")
     description: Description | None = Field(default=None, description="For people.")
     needs: tuple[StepId, ...] = Field(
-        default=(), strict=False, max_length=bounds.NEEDS_MAX, description="Steps that end before this one starts."
+        default=(),
+        strict=False,
+        max_length=bounds.NEEDS_MAX,
+        description="Steps that end before this one starts.",
     )
     when: str | None = Field(default=None, description="Condition: a bare expression, without `${{ }}`.")
     run: RunRule = Field(
@@ -277,7 +283,8 @@ class WorkflowDefinition(Part):
         description="Inputs by name, each a JSON Schema; `default` makes one optional.",
     )
     secrets: tuple[StepId, ...] = Field(
-        default=(), strict=False,
+        default=(),
+        strict=False,
         max_length=bounds.SECRETS_MAX,
         description="Names of the secrets that the workflow may use.",
     )

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
+from millrace_shared.expressions.cel import check_boolean
 from millrace_shared.expressions.errors import BlobNeeded, ExpressionError, ExpressionInvalid
-from millrace_shared.expressions.expression import Evaluate, Expression, Reference, compile_expression
+from millrace_shared.expressions.expression import Expression, compile_expression
 from millrace_shared.expressions.paths import Scope, type_name
+from millrace_shared.expressions.program import Evaluate, Reference
 from millrace_shared.values import BlobRef, Payload
 
 
@@ -52,10 +54,10 @@ def compile_condition(text: str) -> Condition:
     """
     if text.lstrip().startswith("${{"):
         bare = text.strip().removeprefix("${{").removesuffix("}}").strip()
-        raise ExpressionInvalid(text, "a condition is a bare expression", f"write it without ${{{{ }}}}: {bare}")
+        raise ExpressionInvalid(
+            text, "a condition is a bare expression", f"write it without ${{{{ }}}}: {bare}"
+        )
     expression = compile_expression(text)
     if expression.program is not None:
-        from millrace_shared.expressions.cel import check_boolean
-
         check_boolean(expression.program)
     return Condition(expression)

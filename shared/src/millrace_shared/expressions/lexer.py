@@ -1,7 +1,7 @@
 """Splits CEL text into tokens: enough to find where an expression ends and which names it uses.
 
-CEL itself is parsed by CEL. This only has to agree with it on strings, comments and names, so that a `}}` or a
-name inside a string is not taken for syntax.
+CEL itself is parsed by CEL. This only has to agree with it on strings, comments and names, so that a `}}`
+or a name inside a string is not taken for syntax.
 """
 
 import re
@@ -26,6 +26,9 @@ _TOKEN = re.compile(
 )
 
 
+EXCERPT_CHARS_MAX = 80
+
+
 class Token(NamedTuple):
     """One token: `kind` is string, number, name or operator; `start` and `end` are offsets into the text."""
 
@@ -45,7 +48,7 @@ def tokens(text: str, start: int = 0) -> Iterator[Token]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise ExpressionInvalid(text[start:], _unexpected(text[position]))
+            raise ExpressionInvalid(_excerpt(text, start), _unexpected(text[position]))
         kind = match.lastgroup
         assert kind is not None
         if kind != "space":
@@ -83,4 +86,9 @@ def end_of_expression(text: str, start: int) -> int:
                 closing = token
                 continue
         closing = None
-    raise ExpressionInvalid(text[start - 3 if start >= 3 else 0 :], "the expression is not closed", "add }}")  # noqa: PLR2004
+    raise ExpressionInvalid(_excerpt(text, start), "the expression is not closed", "add }}")
+
+
+def _excerpt(text: str, start: int) -> str:
+    """Returns the beginning of an expression whose end is unknown."""
+    return text[start : start + EXCERPT_CHARS_MAX].partition("}}")[0].strip()

@@ -19,8 +19,8 @@ from millrace_shared.values import BlobRef, Payload
 Scope = Mapping[str, Any]
 """Root name -> value. Mappings are read lazily, key by key, so a caller may load only what is asked for.
 
-`steps` maps ids to mappings with `output`, `status` and `error`. A value anywhere may be a `BlobRef` (claim-checked)
-or a `Payload` (data with claim-checked parts).
+`steps` maps ids to mappings with `output`, `status` and `error`. A value anywhere may be a `BlobRef`
+(claim-checked) or a `Payload` (data with claim-checked parts).
 """
 
 NULL_BELOW = frozenset({"skipped", "failed", "timeout", "cancelled"})
@@ -31,7 +31,8 @@ KEYS_SHOWN_MAX = 10
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _HEAD = re.compile(rf"\s*(?:(steps)\.([a-z][a-z0-9_-]*)|({_NAME}))")
 _NEXT = re.compile(
-    rf"""\.({_NAME}) | \[\s*(\d{{1,9}})\s*\] | \[\s*"([^"\\\n]*)"\s*\] | \[\s*'([^'\\\n]*)'\s*\]""", re.VERBOSE
+    rf"""\.({_NAME}) | \[\s*(\d{{1,9}})\s*\] | \[\s*"([^"\\\n]*)"\s*\] | \[\s*'([^'\\\n]*)'\s*\]""",
+    re.VERBOSE,
 )
 _WORDS_OF_CEL = frozenset({"true", "false", "null", "in"})
 
@@ -61,7 +62,9 @@ def parse_path(text: str) -> Path | None:
         if part is None:
             return None
         name, index, double, single = part.groups()
-        keys.append(int(index) if index is not None else next(k for k in (name, double, single) if k is not None))
+        keys.append(
+            int(index) if index is not None else next(k for k in (name, double, single) if k is not None)
+        )
         position = part.end()
     if root in _WORDS_OF_CEL:
         return None
@@ -72,8 +75,8 @@ def lookup(path: Path, scope: Scope) -> Any:
     """Finds the value at a path.
 
     Returns:
-        The value itself, not a copy. A claim-checked value comes as its `BlobRef`, and a value with claim-checked
-        parts as a `Payload`.
+        The value itself, not a copy. A claim-checked value comes as its `BlobRef`, and a value with
+        claim-checked parts as a `Payload`.
 
     Raises:
         ExpressionError: A key does not exist; the message lists those that do.
@@ -129,7 +132,9 @@ def _child_of_payload(payload: Payload, key: Key, path: Path, depth: int) -> Any
     if prefix in payload.refs:
         return payload.refs[prefix]
     below = {
-        pointer[len(prefix) :]: ref for pointer, ref in payload.refs.items() if pointer.startswith(prefix + "/")
+        pointer[len(prefix) :]: ref
+        for pointer, ref in payload.refs.items()
+        if pointer.startswith(prefix + "/")
     }
     return Payload(data, below) if below else data
 
@@ -153,7 +158,11 @@ def _missing(value: Any, key: Key, path: Path, depth: int) -> ExpressionError:
         return ExpressionError(path.source, f"{path.root} has no value here")
     place = spell(path.root, path.keys[:depth])
     if isinstance(value, list):
-        what = f"has {len(value)} items, and no [{key}]" if isinstance(key, int) else f'is a list, and has no "{key}"'
+        what = (
+            f"has {len(value)} items, and no [{key}]"
+            if isinstance(key, int)
+            else f'is a list, and has no "{key}"'
+        )
         return ExpressionError(path.source, f"{place} {what}")
     if not isinstance(value, Mapping):
         return ExpressionError(path.source, f'{place} is {type_name(value)}, and has no "{key}"')
@@ -166,5 +175,12 @@ def _missing(value: Any, key: Key, path: Path, depth: int) -> ExpressionError:
 
 def type_name(value: Any) -> str:
     """Returns what kind of JSON value this is, with its article."""
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
     return "null" if value is None else names.get(type(value), "an object")

@@ -1,11 +1,12 @@
 """Templates: JSON values whose strings may hold `${{ expression }}`.
 
-An expression that is a whole string keeps its type: `"${{ inputs.rows }}"` becomes the list. Inside a longer string
-it is rendered as text: strings as they are, null as nothing, numbers and booleans as in JSON, objects and lists as
-compact JSON. `$${{` stands for a literal `${{`.
+An expression that is a whole string keeps its type: `"${{ inputs.rows }}"` becomes the list. Inside a
+longer string it is rendered as text: strings as they are, null as nothing, numbers and booleans as in JSON,
+objects and lists as compact JSON. `$${{` stands for a literal `${{`.
 
-A template resolves to three things: the data, and *beside* it the places that belong to claim-checked values and to
-secrets. Neither can be forged by what an input or a step's output contains, because neither is written in the data.
+A template resolves to three things: the data, and *beside* it the places that belong to claim-checked
+values and to secrets. Neither can be forged by what an input or a step's output contains, because neither
+is written in the data.
 """
 
 from collections.abc import Iterator
@@ -22,22 +23,24 @@ from millrace_shared.expressions.errors import (
     Misplaced,
     TemplateInvalid,
 )
-from millrace_shared.expressions.expression import Evaluate, Expression, Reference, compile_expression
+from millrace_shared.expressions.expression import Expression, compile_expression
 from millrace_shared.expressions.lexer import end_of_expression
 from millrace_shared.expressions.limits import TEMPLATE_DEPTH_MAX, TEXT_BYTES_MAX
 from millrace_shared.expressions.paths import Scope, pointer_token
 from millrace_shared.expressions.places import collect_refs
+from millrace_shared.expressions.program import Evaluate, Reference
 from millrace_shared.values import BlobRef, Payload
 
 SecretText = tuple[str, ...]
-"""Text around secrets: text at even positions, names of secrets at odd ones, as in `("Bearer ", "token", "")`."""
+"""Text with secrets: text at even positions, names of secrets at odd ones: `("Bearer ", "token", "")`."""
 
 
 class Resolved(NamedTuple):
     """A template's value in a scope.
 
     Attributes:
-        data: The JSON value; null at the places that `refs` and `secrets` name. Parts of the scope are shared, not
+        data: The JSON value; null at the places that `refs` and `secrets` name. Parts of the scope are
+            shared, not
             copied: do not change them.
         refs: JSON pointer -> claim-checked value that belongs there.
         secrets: JSON pointer -> text that belongs there once someone who may has put the secrets in.
@@ -117,13 +120,15 @@ class _Text:
             for part in self._parts
         ]
         if sum(map(len, pieces)) > TEXT_BYTES_MAX:
-            reason = f"the text would be longer than {TEXT_BYTES_MAX} characters; pass the value whole instead"
+            reason = (
+                f"the text would be longer than {TEXT_BYTES_MAX} characters; pass the value whole instead"
+            )
             raise ExpressionError(self._source[:100], reason)
         return "".join(pieces)
 
 
 class _Secret:
-    """A string with secrets inside: its text is assembled by the runner, outside of anything that is stored."""
+    """A string with secrets inside: the runner assembles its text, outside of anything that is stored."""
 
     __slots__ = ("_parts", "_pointer")
 
@@ -221,7 +226,9 @@ def compile_template(value: Any) -> Template:
 
 def _compile(value: Any, at: Location, pointer: str, uses: list[Use], mistakes: list[Misplaced]) -> _Node:
     if len(at) > TEMPLATE_DEPTH_MAX:
-        mistakes.append(Misplaced(at, ExpressionInvalid("", f"nested deeper than {TEMPLATE_DEPTH_MAX} levels")))
+        mistakes.append(
+            Misplaced(at, ExpressionInvalid("", f"nested deeper than {TEMPLATE_DEPTH_MAX} levels"))
+        )
         return _Literal(None)
     if isinstance(value, str):
         return _compile_text(value, at, pointer, uses, mistakes)
@@ -262,8 +269,9 @@ def _compile_text(text: str, at: Location, pointer: str, uses: list[Use], mistak
         return _Literal(text)
     parts: list[str | Expression] = []
     try:
-        for piece in _split(text):
-            parts.append(compile_expression(piece[1]) if isinstance(piece, tuple) else piece)
+        parts.extend(
+            compile_expression(piece[1]) if isinstance(piece, tuple) else piece for piece in _split(text)
+        )
     except ExpressionInvalid as error:
         mistakes.append(Misplaced(at, error))
         return _Literal(None)
