@@ -21,6 +21,7 @@ LOG_VERSION = 1
 
 Priority = Literal["high", "normal", "low"]
 WorkKind = Literal["agent", "http", "python"]
+TimerKind = Literal["retry", "wait", "execution_timeout"]
 FinalStatus = Literal["completed", "failed", "cancelled", "timeout"]
 """How an execution may end."""
 
@@ -95,16 +96,20 @@ class TimerFired(msgspec.Struct, frozen=True, omit_defaults=True, tag="timer"):
     """A deadline was reached. `kind` says which; a timer that no longer applies is ignored by the state machine."""
 
     execution_id: str
-    kind: Literal["retry", "wait", "step_timeout", "execution_timeout"]
+    kind: TimerKind
     step: str = ""
     item: int | None = None
     attempt: int = 0
 
 
 class CancelRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="cancel"):
-    """Somebody wants the execution to stop. What has completed stays completed; cleanup steps still run."""
+    """Somebody wants the execution to stop. What has completed stays completed; cleanup steps still run.
+
+    `id` tells a repeated delivery from a second request, which stops the cleanup steps as well.
+    """
 
     execution_id: str
+    id: str = ""
     reason: str = ""
     requested_by: str = ""
 
@@ -122,6 +127,7 @@ class ExecutionStarted(msgspec.Struct, frozen=True, omit_defaults=True, tag="exe
 class ExecutionCancelRequested(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.cancel_requested"):
     """A cancel was accepted. Nothing new starts but `always` steps."""
 
+    id: str = ""
     reason: str = ""
     requested_by: str = ""
 
@@ -148,14 +154,24 @@ class StepExpanded(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.ex
     count: int
 
 
+class StepQueued(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.queued"):
+    """A step may run, and waits because as many as may run at once are running."""
+
+    step: str
+
+
 class StepScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.scheduled"):
-    """An attempt was handed to the runners. The work message follows from this event and the definition."""
+    """An attempt was handed to the runners. The work message follows from this event and the definition.
+
+    `input` is resolved but for secrets: at each JSON pointer of `secrets` belongs a text whose even parts are literal
+    and whose odd parts are names of secrets. Attempts after the first leave both out, since they are the same.
+    """
 
     step: str
     attempt: int
-    deadline: float
     item: int | None = None
     input: Payload = NOTHING
+    secrets: dict[str, tuple[str, ...]] = {}
 
 
 class StepWaiting(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.waiting"):
@@ -228,6 +244,7 @@ Event = (
     | ExecutionEnding
     | ExecutionFinished
     | StepExpanded
+    | StepQueued
     | StepScheduled
     | StepWaiting
     | StepRetryScheduled
@@ -255,7 +272,8 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
     """The work message: everything a runner needs for one attempt, except the values of secrets.
 
     `spec` is the static part of the step from the definition (`plan.py` of the orchestrator builds it); `input` is
-    resolved. `deadline` is when the orchestrator stops waiting for this attempt, in Unix seconds.
+    resolved but for `secrets` (see `StepScheduled`). The runner ends the attempt `timeout_s` after it began, and in any
+    case at `deadline` (Unix seconds), when the execution itself times out.
     """
 
     execution_id: str
@@ -266,9 +284,11 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
     step: str
     attempt: int
     kind: WorkKind
+    timeout_s: float
     deadline: float
     spec: msgspec.Raw = msgspec.Raw(b"{}")
     input: Payload = NOTHING
+    secrets: dict[str, tuple[str, ...]] = {}
     item: int | None = None
     traceparent: str | None = None
 

@@ -16,7 +16,7 @@ from millrace_shared.messages import PRIORITIES, WORK_KINDS, Priority, WorkKind
 
 NANOSECONDS = 1_000_000_000
 DAY_S = 86_400
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+MESSAGE_BYTES_MAX = 7 * 1024 * 1024
 PIN_TTL_S = 3.0
 """A pinned orchestrator that has not asked for this long loses its partition to another."""
 INBOX_GROUP = "holder"
