@@ -97,6 +97,8 @@ class EmbeddedStack:
         self._nats: NatsServer | None = None
         self._postgres: PostgresServer | None = None
         self.instances: list[ServiceInstance] = []
+        # What the start did besides starting, for the console: orphans ended, and directories outside the data
+        # directory that others may now pass through.
         self.reaped: list[str] = []
         self.opened: list[Path] = []
 
@@ -221,7 +223,8 @@ class EmbeddedStack:
         account = account_for(self.directory.postgres)
         if account is not None:
             for path in (self.directory.postgres, binaries.postgres_bin() / "postgres"):
-                self.opened += open_the_way(path, account)
+                changed = open_the_way(path, account)
+                self.opened += [parent for parent in changed if parent != self.directory.root]
         self._state.socket_dir = choose_socket_dir(self.directory.run, self._state.socket_dir, account)
         return PostgresServer(
             directory=self.directory.postgres,

@@ -1,0 +1,1 @@
+"""The command line. `main` registers the commands; each module holds the bodies of its own."""

@@ -1,0 +1,25 @@
+"""The `millrace` command: registers every command, and nothing else.
+
+To add one, write its function in a module of this package and add a line below. A command's module imports
+typer at its top and everything else inside the functions, so that `millrace --help` and shell completion stay
+quick.
+"""
+
+import typer
+
+from millrace.cli import doctor, service, up
+
+app = typer.Typer(
+    name="millrace",
+    help="Run workflows of LLM agents, and see what they did, how well, and at what cost.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # locals hold secrets
+)
+
+app.command("up")(up.up)
+app.command("doctor")(doctor.doctor)
+for name, run in service.COMMANDS.items():
+    app.command(name, rich_help_panel="Services (each a process of its own)")(run)
+
+if __name__ == "__main__":
+    app()
