@@ -2,11 +2,14 @@
 
     MillraceError
     ├── RetryableError          the same call may succeed later: nothing was lost, try again
-    │   └── BusUnavailable      NATS did not answer in time
+    │   ├── BusUnavailable      NATS did not answer in time
+    │   └── DatabaseUnavailable Postgres did not answer in time
     └── TerminalError           the same call will always fail: change something first
         ├── MessageInvalid      bytes on the bus are not a message we know
         ├── SettingsInvalid     the environment asks for something impossible
         ├── ValueTooLarge       a value is over its limit
+        ├── DatabaseRefused     Postgres answers, and does not let us in
+        ├── MigrationRefused    a schema cannot be brought up to date
         ├── DefinitionError     definition/errors.py
         └── ExpressionFailure   expressions/errors.py
 
@@ -32,6 +35,10 @@ class BusUnavailable(RetryableError):
     """NATS did not answer in time; whether it acted is unknown."""
 
 
+class DatabaseUnavailable(RetryableError):
+    """Postgres did not answer in time, or went away."""
+
+
 class MessageInvalid(TerminalError):
     """Bytes on the bus are not a message this version knows."""
 
@@ -42,3 +49,11 @@ class SettingsInvalid(TerminalError):
 
 class ValueTooLarge(TerminalError):
     """A value is over its limit."""
+
+
+class DatabaseRefused(TerminalError):
+    """Postgres answers, but refuses the user, the password or the database."""
+
+
+class MigrationRefused(TerminalError):
+    """A schema cannot be brought up to date: the files and what was applied do not fit."""

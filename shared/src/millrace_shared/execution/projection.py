@@ -1,0 +1,335 @@
+"""The projection: what a transition changes in the tables. Pure, and the only place that knows.
+
+| event | `steps` row | `executions` row |
+|---|---|---|
+| `execution.started` | | everything of the request; running |
+| `execution.cancel_requested`, `execution.ending` | | |
+| `execution.finished` | | status, output, error, completed_at |
+| `step.queued` | pending | |
+| `step.expanded` | running; item_count | |
+| `step.scheduled` | pending; attempt, input | |
+| `step.waiting` | waiting; wait_until | |
+| `step.retry_scheduled` | waiting; wait_until, error, usage | retries, usage |
+| `step.completed` | completed; output, usage | steps_completed (not for an item), usage |
+| `step.failed` | failed, or timeout by the error's category; usage | steps_failed (not for an item), usage |
+| `step.skipped` | skipped; reason | steps_skipped |
+| `step.cancelled` | cancelled; reason | steps_cancelled (not for an item) |
+
+That a runner has begun an attempt is a fact, not an event, so a step that is being performed is `pending`
+here; the SQL view `telemetry.steps_now` shows it as running once the fact has arrived.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from millrace_shared import tracing
+from millrace_shared.codec import decode_transition
+from millrace_shared.errors import MessageInvalid
+from millrace_shared.execution.changes import NO_VALUES, Change
+from millrace_shared.execution.tables import NO_ITEM
+from millrace_shared.messages import (
+    ErrorInfo,
+    Event,
+    ExecutionCancelRequested,
+    ExecutionEnding,
+    ExecutionFinished,
+    ExecutionStarted,
+    StepCancelled,
+    StepCompleted,
+    StepExpanded,
+    StepFailed,
+    StepQueued,
+    StepRetryScheduled,
+    StepScheduled,
+    StepSkipped,
+    StepWaiting,
+    Transition,
+    Usage,
+)
+from millrace_shared.values import Payload
+
+EVENTS_PER_TRANSITION = 100_000
+"""Spacing of `step_order`: no transition holds this many events, so the order is that of the log."""
+
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def decode(payload: bytes) -> Transition:
+    """Decode a log message for projection.
+
+    Postgres holds no NUL in text, so each one becomes U+FFFD: here, once, for every column. The log keeps the
+    original.
+
+    Raises:
+        MessageInvalid: it is not a transition.
+    """
+    return decode_transition(without_nul(payload))
+
+
+def without_nul(payload: bytes) -> bytes:
+    r"""Return JSON text with every escaped NUL (`\u0000`) replaced by U+FFFD; a raw NUL is no JSON at all."""
+    return _NUL.sub(rb"\1\\ufffd", payload) if b"\\u0000" in payload else payload
+
+
+def changes(transition: Transition, stream_sequence: int) -> list[Change]:
+    """Return what `transition`, stored at `stream_sequence` of EVENTS, changes, in order.
+
+    Raises:
+        MessageInvalid: a time in it is not a time.
+    """
+    try:
+        return _Projection(transition).run(stream_sequence)
+    except (ValueError, OverflowError, OSError) as error:
+        raise MessageInvalid(
+            f"version {transition.version} of {transition.execution_id} holds an impossible time: {error}"
+        ) from error
+
+
+def document(payload: Payload) -> dict[str, Any]:
+    """Return what a JSON column holds for a payload."""
+    if not payload.refs:
+        return {"data": payload.data}
+    return {"data": payload.data, "refs": msgspec.to_builtins(payload.refs)}
+
+
+class _Projection:
+    """The changes of one transition, as they are collected."""
+
+    __slots__ = ("_add", "_at", "_changes", "_id", "_order", "_set", "_transition")
+
+    def __init__(self, transition: Transition) -> None:
+        self._transition = transition
+        self._id = transition.execution_id
+        self._at = _time(transition.at)
+        self._order = transition.version * EVENTS_PER_TRANSITION
+        self._changes: list[Change] = []
+        self._set: dict[str, Any] = {"updated_at": self._at, "last_version": transition.version}
+        self._add: dict[str, Any] = {}
+
+    def run(self, stream_sequence: int) -> list[Change]:
+        transition = self._transition
+        for event in transition.events:
+            _HANDLERS[type(event)](self, event)
+            self._order += 1
+        self._changes.append(Change("executions", (self._id,), self._set, self._add))
+        row = {"stream_sequence": stream_sequence, "at": self._at, "events": transition.events}
+        self._changes.append(Change("transitions", (self._id, transition.version), row))
+        return self._changes
+
+    def execution_started(self, event: ExecutionStarted) -> None:
+        request = event.request
+        self._set.update(
+            workspace=request.workspace,
+            workflow_id=request.workflow_id,
+            workflow_name=request.workflow_name,
+            workflow_version=request.workflow_version,
+            definition=request.definition,
+            execution_name=request.execution_name,
+            status="running",
+            priority=request.priority,
+            labels=request.labels,
+            requested_by=request.requested_by,
+            trace_id=tracing.trace_id(self._id, request.traceparent),
+            input=document(request.input),
+            created_at=_time(request.requested_at),
+            started_at=self._at,
+            deadline_at=_time(event.deadline),
+        )
+
+    def no_change(self, event: Event) -> None:
+        """The event moves nothing that is shown in a column; `transitions` holds it."""
+
+    def execution_finished(self, event: ExecutionFinished) -> None:
+        self._set["status"] = event.status
+        self._set["output"] = document(event.output)
+        self._set["completed_at"] = self._at
+        self._set["error"] = _error(event.error)
+        self._set["error_category"] = event.error and event.error.category
+
+    def step_queued(self, event: StepQueued) -> None:
+        self._step(event.step, None, {"status": "pending"})
+
+    def step_expanded(self, event: StepExpanded) -> None:
+        columns = {"status": "running", "item_count": event.count}
+        self._step(event.step, None, columns, started_at=self._at)
+
+    def step_scheduled(self, event: StepScheduled) -> None:
+        columns: dict[str, Any] = {
+            "status": "pending",
+            "attempt": event.attempt,
+            "retry_count": max(0, event.attempt - 1),
+            "wait_until": None,
+        }
+        if event.attempt <= 1:  # later attempts have the same input, and leave it out
+            columns["input"] = document(event.input)
+        self._step(event.step, event.item, columns, scheduled_at=self._at)
+
+    def step_waiting(self, event: StepWaiting) -> None:
+        columns = {"status": "waiting", "wait_until": _time(event.until)}
+        self._step(event.step, event.item, columns, started_at=self._at)
+
+    def step_retry_scheduled(self, event: StepRetryScheduled) -> None:
+        columns = {
+            "status": "waiting",
+            "attempt": event.attempt,
+            "retry_count": event.attempt,
+            "wait_until": _time(event.at),
+            "error": _error(event.error),
+            "error_category": event.error.category,
+        }
+        self._count("retries")
+        self._ended(event, columns, event.error)
+
+    def step_completed(self, event: StepCompleted) -> None:
+        columns = {
+            "status": "completed",
+            "wait_until": None,
+            "output": document(event.output),
+            "error": None,
+            "error_category": None,
+            "completed_at": self._at,
+        }
+        if event.item is None:
+            self._count("steps_completed")
+        self._ended(event, columns, None)
+
+    def step_failed(self, event: StepFailed) -> None:
+        columns = {
+            "status": _failure(event.error),
+            "wait_until": None,
+            "error": _error(event.error),
+            "error_category": event.error.category,
+            "completed_at": self._at,
+        }
+        if event.item is None:
+            self._count("steps_failed")
+        self._ended(event, columns, event.error)
+
+    def step_skipped(self, event: StepSkipped) -> None:
+        self._count("steps_skipped")
+        columns = {"status": "skipped", "reason": event.reason, "completed_at": self._at}
+        self._step(event.step, None, columns)
+
+    def step_cancelled(self, event: StepCancelled) -> None:
+        if event.item is None:
+            self._count("steps_cancelled")
+        columns = {
+            "status": "cancelled",
+            "wait_until": None,
+            "reason": event.reason,
+            "completed_at": self._at,
+        }
+        self._step(event.step, event.item, columns)
+
+    def _ended(
+        self,
+        event: StepRetryScheduled | StepCompleted | StepFailed,
+        columns: dict[str, Any],
+        error: ErrorInfo | None,
+    ) -> None:
+        """An attempt ended, or the orchestrator performed the step itself (attempt 0)."""
+        started = None if event.started_at is None else _time(event.started_at)
+        finished = self._at if event.finished_at is None else _time(event.finished_at)
+        if event.attempt > 0:
+            columns["attempt"] = event.attempt
+            columns["runner"] = event.runner
+            self._attempt(event, error, started, finished)
+        elif started is None:
+            started = self._at
+        used = _usage(event.usage)
+        self._step(event.step, event.item, columns, used, started_at=started)
+        if used:
+            for column, number in used.items():
+                self._add[column] = self._add.get(column, 0) + number
+            if event.item is not None:  # the step's own row shows what all of its items used
+                self._step(event.step, None, {}, used)
+
+    def _attempt(
+        self,
+        event: StepRetryScheduled | StepCompleted | StepFailed,
+        error: ErrorInfo | None,
+        started: datetime | None,
+        finished: datetime,
+    ) -> None:
+        usage = event.usage
+        columns = {
+            "status": "completed" if error is None else _failure(error),
+            "started_at": started,
+            "finished_at": finished,
+            "error": _error(error),
+            "runner": event.runner,
+            "tokens_used": 0 if usage is None else usage.input_tokens + usage.output_tokens,
+            "cost_usd": None if usage is None else usage.cost_usd,
+            "llm_calls": 0 if usage is None else usage.calls,
+        }
+        item = NO_ITEM if event.item is None else event.item
+        self._changes.append(Change("attempts", (self._id, event.step, item, event.attempt), columns))
+
+    def _count(self, column: str) -> None:
+        self._add[column] = self._add.get(column, 0) + 1
+
+    def _step(
+        self,
+        step: str,
+        item: int | None,
+        columns: dict[str, Any],
+        add: dict[str, Any] | None = None,
+        *,
+        scheduled_at: datetime | None = None,
+        started_at: datetime | None = None,
+    ) -> None:
+        first: dict[str, Any] = {"step_order": self._order}
+        if scheduled_at is not None:
+            first["scheduled_at"] = scheduled_at
+        if started_at is not None:
+            first["started_at"] = started_at
+        columns["updated_at"] = self._at
+        key = (self._id, step, NO_ITEM if item is None else item)
+        self._changes.append(Change("steps", key, columns, add or NO_VALUES, first))
+
+
+def _usage(usage: Usage | None) -> dict[str, Any]:
+    if usage is None or not (usage.calls or usage.cost_usd):
+        return {}
+    return {
+        "tokens_used": usage.input_tokens + usage.output_tokens,
+        "llm_calls": usage.calls,
+        "cost_usd": usage.cost_usd or Decimal(0),
+        "unpriced_results": int(usage.cost_usd is None),
+    }
+
+
+def _failure(error: ErrorInfo) -> str:
+    return "timeout" if error.category == "timeout" else "failed"
+
+
+def _error(error: ErrorInfo | None) -> dict[str, Any] | None:
+    return None if error is None else msgspec.to_builtins(error)
+
+
+def _time(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)
+
+
+_HANDLERS: dict[type[Any], Callable[[_Projection, Any], None]] = {
+    ExecutionStarted: _Projection.execution_started,
+    ExecutionCancelRequested: _Projection.no_change,
+    ExecutionEnding: _Projection.no_change,
+    ExecutionFinished: _Projection.execution_finished,
+    StepExpanded: _Projection.step_expanded,
+    StepQueued: _Projection.step_queued,
+    StepScheduled: _Projection.step_scheduled,
+    StepWaiting: _Projection.step_waiting,
+    StepRetryScheduled: _Projection.step_retry_scheduled,
+    StepCompleted: _Projection.step_completed,
+    StepFailed: _Projection.step_failed,
+    StepSkipped: _Projection.step_skipped,
+    StepCancelled: _Projection.step_cancelled,
+}
