@@ -133,9 +133,13 @@ class ExecutionCancelRequested(msgspec.Struct, frozen=True, omit_defaults=True, 
 
 
 class ExecutionEnding(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.ending"):
-    """The outcome is settled, but running work and cleanup steps are not through yet."""
+    """The outcome is settled, but running work and cleanup steps are not through yet.
+
+    At `deadline` (Unix seconds) what still runs is cut off, cleanup included.
+    """
 
     outcome: FinalStatus
+    deadline: float
     error: ErrorInfo | None = None
 
 
@@ -155,9 +159,10 @@ class StepExpanded(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.ex
 
 
 class StepQueued(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.queued"):
-    """A step may run, and waits because as many as may run at once are running."""
+    """A step or item may run, and waits because as many as may run at once are running."""
 
     step: str
+    item: int | None = None
 
 
 class StepScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.scheduled"):

@@ -1,10 +1,10 @@
 """What the bus may answer instead of an acknowledgement.
 
-    BusUnavailable (shared.errors)      no answer in time: whether the server acted is unknown
-    BusRefused                          the server answered with an error: it did not act
-    ├── WrongLastSequence               the fence: somebody else has written to this subject
-    ├── SubjectTaken                    the subject holds a message already, and may hold one only
-    └── StreamMissing                   no stream listens on the subject, or the named one does not exist
+BusUnavailable (shared.errors)      no answer in time: whether the server acted is unknown
+BusRefused                          the server answered with an error: it did not act
+├── WrongLastSequence               the fence: somebody else has written to this subject
+├── SubjectTaken                    the subject holds a message already, and may hold one only
+└── StreamMissing                   no stream listens on the subject, or the named one does not exist
 """
 
 from __future__ import annotations

@@ -55,7 +55,12 @@ async def read_subject(
         BusUnavailable: the server did not answer.
     """
     while True:
-        request = {"seq": start_sequence, "next_by_subj": subject, "batch": PAGE_MESSAGES, "max_bytes": PAGE_BYTES}
+        request = {
+            "seq": start_sequence,
+            "next_by_subj": subject,
+            "batch": PAGE_MESSAGES,
+            "max_bytes": PAGE_BYTES,
+        }
         page = await _page(connection, stream, request)
         for stored in page:
             yield stored

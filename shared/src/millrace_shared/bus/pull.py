@@ -134,6 +134,16 @@ class PullLoop:
         """Whether this loop is, as far as it knows, the consumer's pinned client."""
         return bool(self._pin)
 
+    @property
+    def taken(self) -> int:
+        """Messages that are delivered and not released."""
+        return self._taken
+
+    @property
+    def asked(self) -> int:
+        """Messages that are asked for and not delivered yet."""
+        return self._asked
+
     async def start(self) -> None:
         """Open the inbox and the first request."""
         await self._open()
@@ -157,6 +167,10 @@ class PullLoop:
         self._taken -= count
         self._ask()
 
+    def request(self) -> None:
+        """Ask for all the places that are free now, however few: for a caller that has just raised `capacity`."""
+        self._ask(least=1)
+
     async def _open(self) -> None:
         if self._subscription is not None:
             await self._connection.unlisten(self._subscription)
@@ -165,9 +179,10 @@ class PullLoop:
         self._subscription = await self._connection.listen(self._inbox, self._on_message)
         self._ask()
 
-    def _ask(self) -> None:
+    def _ask(self, least: int | None = None) -> None:
         free = self.capacity - self._taken - self._asked
-        if self._stopping or free <= 0 or free < (self.capacity - self._taken + 1) // 2:
+        worthwhile = (self.capacity - self._taken + 1) // 2 if least is None else least
+        if self._stopping or free <= 0 or free < worthwhile:
             return
         if time.monotonic() < self._pause_until:
             return
@@ -233,10 +248,7 @@ class PullLoop:
         self._ask()
 
     async def _watch(self) -> None:
-        if self._heartbeat_s:
-            patience_s = self._heartbeat_s * SILENCE_FACTOR
-        else:
-            patience_s = self._expires_s + 1.0
+        patience_s = self._heartbeat_s * SILENCE_FACTOR if self._heartbeat_s else self._expires_s + 1.0
         while True:
             await asyncio.sleep(patience_s / 2)
             silent_s = time.monotonic() - self._heard_at

@@ -162,7 +162,8 @@ async def ensure_streams(connection: Connection, replicas: int = 1) -> None:
 async def ensure_consumer(connection: Connection, stream: str, config: dict[str, Any]) -> None:
     """Create a durable consumer, or update it to `config`."""
     await connection.jetstream(
-        f"CONSUMER.DURABLE.CREATE.{stream}.{config['durable_name']}", {"stream_name": stream, "config": config}
+        f"CONSUMER.DURABLE.CREATE.{stream}.{config['durable_name']}",
+        {"stream_name": stream, "config": config},
     )
 
 

@@ -1,0 +1,92 @@
+"""What expressions see of an execution, looked up lazily: the cost is that of what is read, not of the workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from millrace_orchestrator.domain.plan import Plan
+from millrace_orchestrator.domain.state import ExecutionState, Work
+from millrace_shared.values import BlobRef, Payload
+
+Loaded = Mapping[BlobRef, Any]
+"""Claim-checked values that have been loaded because an expression looks into them."""
+
+
+def scope_of(plan: Plan, state: ExecutionState, loaded: Loaded, item: tuple[int, Any] | None = None) -> dict[str, Any]:
+    """Return the root names of an expression. `item` is (index, value) under `for_each`."""
+    request = state.request
+    scope: dict[str, Any] = {
+        "inputs": _value(request.input, loaded),
+        "steps": _Steps(plan, state, loaded),
+        "execution": {
+            "id": request.execution_id,
+            "name": request.execution_name,
+            "started_at": datetime.fromtimestamp(state.started_at, UTC).isoformat().replace("+00:00", "Z"),
+        },
+        "workflow": {"name": request.workflow_name, "version": request.workflow_version},
+    }
+    if item is not None:
+        scope["index"], scope["item"] = item
+    return scope
+
+
+class _Steps(Mapping[str, dict[str, Any]]):
+    """`steps.<id>`: built when it is asked for."""
+
+    __slots__ = ("_loaded", "_plan", "_state")
+
+    def __init__(self, plan: Plan, state: ExecutionState, loaded: Loaded) -> None:
+        self._plan = plan
+        self._state = state
+        self._loaded = loaded
+
+    def __getitem__(self, step_id: str) -> dict[str, Any]:
+        if step_id not in self._plan.steps:
+            raise KeyError(step_id)
+        work = self._state.step(step_id).work
+        return {
+            "output": _value(work.output, self._loaded),
+            "status": work.status,
+            "error": error_value(work),
+        }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plan.steps)
+
+    def __len__(self) -> int:
+        return len(self._plan.steps)
+
+
+def error_value(work: Work) -> dict[str, Any] | None:
+    """Return a failed step's error as expressions see it. The error of an attempt that was repeated does not show."""
+    if work.error is None or work.status not in {"failed", "timeout"}:
+        return None
+    return {"code": work.error.code, "category": work.error.category, "message": work.error.message}
+
+
+def _value(payload: Payload, loaded: Loaded) -> Any:
+    """Return a payload as a value of a scope: what was loaded is in place, the rest stays a reference."""
+    if not payload.refs:
+        return payload.data
+    whole = payload.refs.get("")
+    if whole is not None:
+        return loaded.get(whole, whole)
+    data, refs = payload.data, {}
+    for pointer, reference in payload.refs.items():
+        if reference in loaded:
+            data = put_at(data, pointer, loaded[reference])
+        else:
+            refs[pointer] = reference
+    return Payload(data, refs) if refs else data
+
+
+def put_at(data: Any, pointer: str, value: Any) -> Any:
+    """Return `data` with `value` at a JSON pointer, copying only the containers on the way."""
+    token, _, rest = pointer[1:].partition("/")
+    name = token.replace("~1", "/").replace("~0", "~")
+    key: Any = int(name) if isinstance(data, list) else name
+    copy = list(data) if isinstance(data, list) else dict(data)
+    copy[key] = put_at(copy[key], "/" + rest, value) if rest else value
+    return copy
