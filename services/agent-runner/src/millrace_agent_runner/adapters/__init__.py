@@ -1,0 +1,1 @@
+"""The bus side of the runner: pulling work, keeping it alive, and handing results over."""

@@ -1,0 +1,144 @@
+"""The attempts of this process: which run, since when, and who wants them stopped.
+
+One timer serves all of them: it tells the server that work goes on, announces attempts that take a while, and stops
+those whose time is up. It ticks only while something runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from millrace_agent_runner.adapters.intake import Taken
+from millrace_agent_runner.domain.attempt import Attempt
+from millrace_shared.bus.streams import WORK_ACK_WAIT_S
+from millrace_shared.messages import RunStep
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.05
+ANNOUNCED_AFTER_S = 0.1
+"""An attempt that runs this long is announced; a shorter one is told by its result alone."""
+HEARTBEAT_S = WORK_ACK_WAIT_S / 3
+STOP_AGAIN_S = 1.0
+"""An attempt that goes on although it was stopped is stopped again this often."""
+
+StopReason = Literal["timeout", "cancelled", "drain"]
+
+
+@dataclass(slots=True)
+class Job:
+    """A work message in this process, from its delivery until its result is stored.
+
+    Attributes:
+        taken: the newest delivery of it; that one is acknowledged.
+        step: the decoded message; None until a slot has begun with it.
+        attempt: what is being performed; None until then.
+        started_at: Unix seconds.
+        task: the slot that performs it; None before and after.
+        stopped: why it was told to stop.
+    """
+
+    taken: Taken
+    step: RunStep | None = None
+    attempt: Attempt | None = None
+    started_at: float = 0.0
+    task: asyncio.Task[None] | None = None
+    stopped: StopReason | None = None
+    stopped_at: float = 0.0
+    announced: bool = False
+    beat_at: float = field(default_factory=time.monotonic)
+
+    def stop(self, reason: StopReason) -> None:
+        """Cancel what runs; the first reason stands."""
+        if self.task is None:
+            return
+        self.stopped = self.stopped or reason
+        self.stopped_at = time.monotonic()
+        self.task.cancel()
+
+
+class Jobs:
+    """All jobs of the process, by the subject of their work message, which names the attempt.
+
+    Args:
+        announce: called once for each job that runs for longer than `ANNOUNCED_AFTER_S`.
+    """
+
+    def __init__(self, announce: Callable[[Job], None]) -> None:
+        self._announce = announce
+        self._jobs: dict[str, Job] = {}
+        self._awake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the timer."""
+        self._task = asyncio.create_task(self._tick_on(), name="jobs")
+
+    async def stop(self) -> None:
+        """Stop the timer."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(tuple(self._jobs.values()))
+
+    def get(self, subject: str) -> Job | None:
+        """Return the job of a work message that is here already."""
+        return self._jobs.get(subject)
+
+    def add(self, job: Job) -> None:
+        """Watch over a job."""
+        self._jobs[job.taken.delivery.subject] = job
+        if not self._awake.is_set():
+            self._awake.set()
+
+    def remove(self, job: Job) -> None:
+        """The job's result is stored, or it was given back."""
+        self._jobs.pop(job.taken.delivery.subject, None)
+
+    def stop_execution(self, execution_id: str, keys: frozenset[str] | None) -> int:
+        """Stop the running attempts of an execution: all, or those with the given keys. Returns how many."""
+        stopped = 0
+        for subject, job in tuple(self._jobs.items()):
+            tokens = subject.split(".", 5)
+            if tokens[4] == execution_id and (keys is None or tokens[5] in keys) and job.task is not None:
+                job.stop("cancelled")
+                stopped += 1
+        return stopped
+
+    async def _tick_on(self) -> None:
+        while True:
+            await self._awake.wait()
+            await asyncio.sleep(TICK_S)
+            try:
+                self._tick()
+            except Exception:  # one job's defect must not stop the heartbeat of the others
+                log.exception("the timer of running attempts failed")
+            if not self._jobs:
+                self._awake.clear()
+
+    def _tick(self) -> None:
+        now, wall = time.monotonic(), time.time()
+        for job in tuple(self._jobs.values()):
+            if now - job.beat_at >= HEARTBEAT_S:
+                job.beat_at = now
+                job.taken.delivery.in_progress()
+            if job.task is None or job.attempt is None:
+                continue
+            if not job.announced and wall - job.started_at >= ANNOUNCED_AFTER_S:
+                job.announced = True
+                self._announce(job)
+            if job.stopped is None:
+                if wall >= job.attempt.ends_at:
+                    job.stop("timeout")
+            elif now - job.stopped_at >= STOP_AGAIN_S:
+                job.stop(job.stopped)

@@ -1,0 +1,68 @@
+"""The composition root: what the agent runner is made of, and in which order it starts and drains."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from millrace_agent_runner.adapters.facts import Facts
+from millrace_agent_runner.adapters.worker import Worker
+from millrace_agent_runner.domain.perform import Performer
+from millrace_agent_runner.domain.secrets import environment_secrets
+from millrace_agent_runner.executors.python import Functions, PythonExecutor
+from millrace_agent_runner.executors.threads import Threads
+from millrace_agent_runner.settings import RunnerSettings
+from millrace_shared.blobs import Blobs
+from millrace_shared.bus.connection import Connection, connect
+from millrace_shared.bus.publisher import Publisher
+from millrace_shared.bus.streams import ensure_streams
+from millrace_shared.errors import BusUnavailable
+from millrace_shared.ops import OpsServer
+from millrace_shared.service import instance_name
+
+log = logging.getLogger(__name__)
+
+THREADS_PER_SLOT = 2
+"""Functions that ignore their deadline keep their threads, so there are more threads than slots."""
+
+
+@asynccontextmanager
+async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
+    """Run the service: ready when entered, drained when left."""
+    runner = instance_name(settings)
+    connection = await connect(settings.nats_url.get_secret_value(), runner)
+    try:
+        await ensure_streams(connection, settings.nats_replicas)
+        publisher = await Publisher(connection).start()
+        facts = Facts(connection, publisher)
+        functions = Functions(settings.module_prefixes)
+        python = PythonExecutor(functions, Threads(settings.runner_slots * THREADS_PER_SLOT))
+        performer = Performer({"python": python}, Blobs(settings.blobs), environment_secrets(os.environ), runner)
+        worker = Worker(
+            connection,
+            publisher,
+            performer,
+            facts,
+            slots=settings.runner_slots,
+            grace_s=settings.runner_grace_s,
+            runner=runner,
+        )
+        ops = OpsServer(settings.ops_host, settings.ops_port, {"nats": lambda: _answers(connection)})
+        await ops.start()
+        await worker.start()
+        log.info("%d slots; operations on port %d", settings.runner_slots, ops.port)
+        try:
+            yield worker
+        finally:
+            await worker.stop()
+            await ops.stop()
+    finally:
+        await connection.drain()
+
+
+async def _answers(connection: Connection) -> None:
+    if not connection.is_connected:
+        raise BusUnavailable("not connected; trying again all the time")
+    await connection.jetstream("STREAM.INFO.WORK")

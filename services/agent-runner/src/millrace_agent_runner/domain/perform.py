@@ -1,0 +1,107 @@
+"""One attempt, from its work message to its result. The pipeline reads from top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from millrace_agent_runner.domain.attempt import Attempt, Executor, Spec, spec_of
+from millrace_agent_runner.domain.outcome import CANCELLED, error_of, timed_out
+from millrace_agent_runner.domain.schemas import check_output
+from millrace_agent_runner.domain.secrets import SecretOf, put_in
+from millrace_shared.messages import NOTHING, ErrorInfo, RunStep, StepResult, WorkKind
+from millrace_shared.values import Payload
+
+_EMPTY = Spec()
+
+
+class Values(Protocol):
+    """Where large values are kept; `millrace_shared.blobs.Blobs` is one."""
+
+    async def pack(self, workspace: str, data: Any) -> Payload:
+        """Return `data` as a payload."""
+
+    async def unpack(self, workspace: str, payload: Payload) -> Any:
+        """Return the whole value of a payload."""
+
+
+class Performer:
+    """Performs attempts with the executor of their kind.
+
+    Args:
+        executors: one for each kind of work.
+        values: where large inputs come from and large outputs go.
+        secret_of: where the values of secrets come from.
+        runner: the name of this process, recorded in results.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        executors: Mapping[WorkKind, Executor],
+        values: Values,
+        secret_of: SecretOf,
+        runner: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._executors = executors
+        self._values = values
+        self._secret_of = secret_of
+        self._runner = runner
+        self._clock = clock
+
+    def open(self, step: RunStep, started_at: float) -> Attempt:
+        """Return the attempt that `step` asks for, with its deadline."""
+        ends_at = min(started_at + step.timeout_s, step.deadline)
+        return Attempt(step, _EMPTY, None, (), ends_at)
+
+    async def perform(self, attempt: Attempt) -> Payload:
+        """Do the work and return the output.
+
+        Raises:
+            Exception: anything; `error_of` describes it. Cancelled when the time is up.
+        """
+        step = attempt.step
+        attempt.spec = spec_of(step)
+        attempt.input = (
+            step.input.data if not step.input.refs else await self._values.unpack(step.workspace, step.input)
+        )
+        if step.secrets:
+            attempt.input, attempt.secrets = put_in(attempt.input, step.secrets, self._secret_of)
+        output = await self._executors[step.kind](attempt)
+        if attempt.spec.output is not None:
+            check_output(bytes(attempt.spec.output), output)
+        return await self._values.pack(step.workspace, output)
+
+    def succeeded(self, attempt: Attempt, output: Payload, started_at: float) -> StepResult:
+        """Return the result of an attempt that came to its end."""
+        return self._result(attempt, started_at, output, None)
+
+    def failed(self, attempt: Attempt, error: BaseException, started_at: float) -> StepResult:
+        """Return the result of an attempt that raised."""
+        return self._result(attempt, started_at, NOTHING, error_of(error, attempt.secrets))
+
+    def cancelled(self, attempt: Attempt, started_at: float) -> StepResult:
+        """Return the result of an attempt that was stopped with its execution."""
+        return self._result(attempt, started_at, NOTHING, CANCELLED)
+
+    def timed_out(self, attempt: Attempt, started_at: float) -> StepResult:
+        """Return the result of an attempt whose time was up."""
+        limit_s = min(attempt.step.timeout_s, max(0.0, attempt.ends_at - started_at))
+        return self._result(attempt, started_at, NOTHING, timed_out(limit_s))
+
+    def _result(self, attempt: Attempt, started_at: float, output: Payload, error: ErrorInfo | None) -> StepResult:
+        step = attempt.step
+        return StepResult(
+            execution_id=step.execution_id,
+            step=step.step,
+            attempt=step.attempt,
+            started_at=started_at,
+            finished_at=self._clock(),
+            item=step.item,
+            output=output,
+            error=error,
+            usage=attempt.usage,
+            runner=self._runner,
+        )

@@ -1,0 +1,70 @@
+"""Why an attempt failed.
+
+    MillraceError (shared.errors)
+    └── StepFailure                  an attempt failed, and it is known how
+        ├── RetryableFailure         another attempt may succeed (also a RetryableError)
+        └── TerminalFailure          another attempt would fail the same way (also a TerminalError)
+
+`category` is one of the definition's error categories, or one that is never retried: retry rules and dashboards count
+by it. `code` is finer and stable. Functions of `python` steps may raise these to say how they failed.
+
+| category | who raises it |
+|---|---|
+| rate_limit, timeout, server_error, connection | the other side, or the way to it; passes by itself |
+| client_error | the other side refused the request: HTTP 4xx |
+| user_code | a function of a `python` step raised |
+| input_invalid | the step's input cannot be used |
+| invalid_output | the output does not match the step's JSON Schema |
+| tool_error | a tool of an agent cannot be used at all |
+| context_too_large | the prompt does not fit the model |
+| auth | an API key is missing or refused |
+| refusal | the model would not answer |
+| value_too_large | the output is over its limit |
+| cancelled | the execution was cancelled |
+| internal | anything else, a defect of ours included |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from millrace_shared.errors import MillraceError, RetryableError, TerminalError
+
+
+class StepFailure(MillraceError):
+    """An attempt failed.
+
+    Args:
+        message: what happened, to what, and what to do; holds no secret.
+        category: see the module's table.
+        code: a stable name, finer than the category; the category itself when empty.
+        retry_after_s: the least wait that the other side asked for.
+        detail: small JSON facts for people who look into it.
+    """
+
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        category: str,
+        code: str = "",
+        retry_after_s: float | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.category = category
+        self.code = code or category
+        self.retry_after_s = retry_after_s
+        self.detail = detail or {}
+
+
+class RetryableFailure(StepFailure, RetryableError):
+    """An attempt failed, and another one may succeed."""
+
+    retryable = True
+
+
+class TerminalFailure(StepFailure, TerminalError):
+    """An attempt failed, and another one would fail the same way."""

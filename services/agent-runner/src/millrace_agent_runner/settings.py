@@ -1,0 +1,57 @@
+"""What the agent runner reads from its environment, once, at start."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+
+from millrace_agent_runner.domain.addresses import Allowed
+from millrace_shared.settings import Settings
+
+SLOTS_MIN = 9
+"""One for each kind and priority of work: each keeps a request open, and a request is credit."""
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+class RunnerSettings(Settings):
+    """Settings of the agent runner. Providers' keys are read by their usual names (OPENAI_API_KEY, ...)."""
+
+    runner_slots: int = Field(32, ge=SLOTS_MIN, le=10_000, description="Attempts that run at the same time.")
+    runner_grace_s: float = Field(
+        30.0, ge=0, le=3600, description="How long running attempts may go on after SIGTERM, in seconds."
+    )
+    python_modules: Annotated[str, Field(max_length=10_000)] = Field(
+        "", description="Module prefixes, separated by commas, whose functions `python` steps may call."
+    )
+    http_allow: Annotated[str, Field(max_length=10_000)] = Field(
+        "",
+        description="Networks (CIDR) and hosts, separated by commas, that HTTP steps and tools may reach although "
+        "they are not globally routable.",
+    )
+    openai_base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint, in place of OpenAI's own.")
+    openai_api_key: SecretStr | None = Field(
+        None, description="Key for `openai_base_url`; OPENAI_API_KEY is used when this is absent."
+    )
+
+    @field_validator("http_allow")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        for entry in _list(text):
+            if "/" in entry:
+                ipaddress.ip_network(entry, strict=False)
+        return text
+
+    @property
+    def module_prefixes(self) -> tuple[str, ...]:
+        """The prefixes of `python_modules`."""
+        return _list(self.python_modules)
+
+    @property
+    def allowed(self) -> Allowed:
+        """The exceptions of `http_allow`."""
+        return Allowed.parse(_list(self.http_allow))
