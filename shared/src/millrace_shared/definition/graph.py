@@ -21,9 +21,7 @@ def children(needs: Needs) -> dict[str, tuple[str, ...]]:
 
 def topological_order(needs: Needs) -> tuple[str, ...]:
     """Returns the steps so that each comes after its needs. Steps on or behind a cycle are left out."""
-    waiting = {
-        step: len({parent for parent in parents if parent in needs}) for step, parents in needs.items()
-    }
+    waiting = {step: len({parent for parent in parents if parent in needs}) for step, parents in needs.items()}
     kids = children(needs)
     order = [step for step, count in waiting.items() if count == 0]
     for step in order:  # the list grows while it is read: it is the queue
@@ -67,6 +65,10 @@ class Ancestors:
                 if parent in self._before:
                     bits |= self._before[parent] | self._bit[parent]
             self._before[step] = bits
+
+    def __contains__(self, step: object) -> bool:
+        """Tells whether a step's ancestors are known: it is not on or behind a cycle."""
+        return step in self._before
 
     def has(self, step: str, ancestor: str) -> bool:
         """Tells whether `ancestor` comes before `step`. Constant in the number of steps but for its bits."""

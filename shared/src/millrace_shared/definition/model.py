@@ -90,13 +90,9 @@ class Retry(Part):
     backoff: Literal["exponential", "linear", "fixed"] = Field(
         default="exponential", description="How the pause grows from one attempt to the next."
     )
-    initial: Duration = Field(
-        default=bounds.RETRY_INITIAL_DEFAULT_S, description="Pause before the second attempt."
-    )
+    initial: Duration = Field(default=bounds.RETRY_INITIAL_DEFAULT_S, description="Pause before the second attempt.")
     max: Duration = Field(default=bounds.RETRY_MAX_DEFAULT_S, description="Longest pause.")
-    jitter: bool = Field(
-        default=True, description="Spread the pauses at random, so that retries do not come in waves."
-    )
+    jitter: bool = Field(default=True, description="Spread the pauses at random, so that retries do not come in waves.")
     errors: tuple[ErrorCategory, ...] = Field(
         default=RETRIED_BY_DEFAULT, strict=False, description="Categories of errors that are retried."
     )
@@ -152,9 +148,7 @@ class AgentLimits(Part):
         le=bounds.AGENT_ITERATIONS_MAX,
         description="Calls of the model.",
     )
-    total_tokens: int | None = Field(
-        default=None, ge=1, description="Input and output tokens of the whole run."
-    )
+    total_tokens: int | None = Field(default=None, ge=1, description="Input and output tokens of the whole run.")
 
 
 class Agent(Part):
@@ -163,9 +157,7 @@ class Agent(Part):
     model: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+:\S+$", max_length=200)] = Field(
         description="`provider:model`, such as `groq:llama-3.1-8b-instant`."
     )
-    instructions: Prompt | None = Field(
-        default=None, description="What the model is told before every prompt."
-    )
+    instructions: Prompt | None = Field(default=None, description="What the model is told before every prompt.")
     tools: tuple[Tool, ...] = Field(
         default=(),
         strict=False,
@@ -196,9 +188,9 @@ class HttpCall(Part):
 class PythonCall(Part):
     """A call of a Python function that the runner allows; the step's `input` is its keyword arguments."""
 
-    call: Annotated[
-        str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$", max_length=200)
-    ] = Field(description="`package.module:function`, or the name under which a function is registered.")
+    call: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?$", max_length=200)] = Field(
+        description="`package.module:function`, or the name under which a function is registered."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -227,12 +219,8 @@ class Step(Part):
         description="Steps that end before this one starts.",
     )
     when: str | None = Field(default=None, description="Condition: a bare expression, without `${{ }}`.")
-    run: RunRule = Field(
-        default="default", description="What must have become of the needs for this step to run."
-    )
-    for_each: Any = Field(
-        default=None, description="A list, or an expression that gives one: one run per item."
-    )
+    run: RunRule = Field(default="default", description="What must have become of the needs for this step to run.")
+    for_each: Any = Field(default=None, description="A list, or an expression that gives one: one run per item.")
     max_parallel: int | None = Field(
         default=None,
         ge=1,
@@ -250,9 +238,7 @@ class Step(Part):
     prompt: Prompt | None = Field(default=None, description="What the agent is asked.")
     http: HttpCall | None = Field(default=None, description="An HTTP request.")
     python: PythonCall | None = Field(default=None, description="A Python function.")
-    transform: Any = Field(
-        default=None, description="A value built from expressions; it is the step's output."
-    )
+    transform: Any = Field(default=None, description="A value built from expressions; it is the step's output.")
     wait: Wait | None = Field(default=None, description="A pause.")
 
     @model_validator(mode="before")

@@ -83,9 +83,7 @@ def check_boolean(program: Program) -> None:
     """
     kind = _compiled(program.text).return_type().name()
     if kind not in {"BOOL", "DYN"}:
-        raise ExpressionInvalid(
-            program.source, f"a condition must be true or false, and this is {kind.lower()}"
-        )
+        raise ExpressionInvalid(program.source, f"a condition must be true or false, and this is {kind.lower()}")
 
 
 def evaluate_here(program: Program, variables: dict[str, Any]) -> Any:
@@ -118,9 +116,7 @@ def _explained(source: str, text: str) -> ExpressionInvalid:
     if overload:
         return ExpressionInvalid(source, _no_overload(overload.group(1), overload.group(2)))
     if "Syntax error" in message or "unsupported syntax" in message:
-        found = re.search(
-            r"(?:mismatched|at|extraneous|recognition error at:?) (?:input )?'([^']*)'", message
-        )
+        found = re.search(r"(?:mismatched|at|extraneous|recognition error at:?) (?:input )?'([^']*)'", message)
         at = "the end" if not found or found.group(1) == "<EOF>" else f'"{found.group(1)}"'
         return ExpressionInvalid(source, f"this is not an expression: it goes wrong at {at}")
     return ExpressionInvalid(source, message)
@@ -174,14 +170,58 @@ class _Jsonified:
             return plain.isoformat().replace("+00:00", "Z")
         if isinstance(plain, dt.timedelta):
             return plain.total_seconds()
-        raise ExpressionError(
-            self._source, f"its value is of type {type(plain).__name__}, which JSON does not have"
-        )
+        raise ExpressionError(self._source, f"its value is of type {type(plain).__name__}, which JSON does not have")
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            raise ExpressionError(
-                self._source, "an object has keys that are not text; wrap them in string(...)"
-            )
+            raise ExpressionError(self._source, "an object has keys that are not text; wrap them in string(...)")
         self._left_bytes -= len(key)
         return key
+
+
+@lru_cache(maxsize=64)
+def _typed_environment(types: tuple[tuple[str, str], ...]) -> Any:
+    """Returns an environment that knows the types of inputs; number is unknown, as JSON's are int or double."""
+    from cel_expr_python import cel
+
+    kind = cel.Type
+    known = {
+        "string": kind.STRING,
+        "boolean": kind.BOOL,
+        "integer": kind.INT,
+        "array": kind.List(kind.DYN),
+        "object": kind.Map(kind.STRING, kind.DYN),
+    }
+    fields = kind.Map(kind.STRING, kind.DYN)
+    variables = {f"inputs.{name}": known[declared] for name, declared in types if declared in known}
+    names = ("inputs", "execution", "workflow")
+    return cel.NewEnv(
+        variables={
+            **dict.fromkeys(names, fields),
+            "steps": kind.Map(kind.STRING, fields),
+            "item": kind.DYN,
+            "index": kind.INT,
+            **variables,
+        }
+    )
+
+
+def check_types(program: Program, types: tuple[tuple[str, str], ...], *, is_condition: bool) -> None:
+    """Checks a program again, with the types of inputs known.
+
+    Args:
+        program: A program that compiles without them.
+        types: Pairs of input name and JSON Schema type.
+        is_condition: Whether it must give true or false.
+
+    Raises:
+        ExpressionInvalid: An operator or function does not take an input's type.
+    """
+    plain = tuple((name, kind) for name, kind in types if name.isidentifier() and name.isascii())
+    try:
+        expression = _typed_environment(plain).compile(program.text)
+    except (RuntimeError, ValueError) as error:
+        raise _explained(program.source, str(error)) from None
+    kind = expression.return_type().name()
+    if is_condition and kind not in {"BOOL", "DYN"}:
+        raise ExpressionInvalid(program.source, f"a condition must be true or false, and this is {kind.lower()}")

@@ -54,9 +54,7 @@ def compile_condition(text: str) -> Condition:
     """
     if text.lstrip().startswith("${{"):
         bare = text.strip().removeprefix("${{").removesuffix("}}").strip()
-        raise ExpressionInvalid(
-            text, "a condition is a bare expression", f"write it without ${{{{ }}}}: {bare}"
-        )
+        raise ExpressionInvalid(text, "a condition is a bare expression", f"write it without ${{{{ }}}}: {bare}")
     expression = compile_expression(text)
     if expression.program is not None:
         check_boolean(expression.program)

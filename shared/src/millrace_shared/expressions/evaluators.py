@@ -117,9 +117,7 @@ class ChildEvaluator:
                 raise ExpressionError(program.source, f"it takes longer than {self._timeout_s:g} s") from None
             except (OSError, EOFError, msgspec.DecodeError):
                 self._end()
-                raise ExpressionError(
-                    program.source, "it needs more memory than an expression may use"
-                ) from None
+                raise ExpressionError(program.source, "it needs more memory than an expression may use") from None
             except BaseException:
                 self._end()  # an interrupt in between would leave an answer that belongs to nobody
                 raise

@@ -48,9 +48,7 @@ class Expression:
             raise _with_known_keys(error, self.references, scope) from error
 
 
-def _with_known_keys(
-    error: ExpressionError, references: tuple[Reference, ...], scope: Scope
-) -> ExpressionError:
+def _with_known_keys(error: ExpressionError, references: tuple[Reference, ...], scope: Scope) -> ExpressionError:
     """CEL names the key that is missing; a lookup of the same path also knows the keys that are there."""
     if not error.reason.startswith(MISSING_KEY):
         return error

@@ -62,6 +62,4 @@ def _check_step(expression: str, keys: tuple[Key, ...]) -> None:
         )
     if keys[1] not in STEP_FIELDS:
         guess = did_you_mean(str(keys[1]), STEP_FIELDS) or f"write steps.{step}.output.{keys[1]}?"
-        raise ExpressionInvalid(
-            expression, f'a step has no "{keys[1]}", only output, status and error', guess
-        )
+        raise ExpressionInvalid(expression, f'a step has no "{keys[1]}", only output, status and error', guess)

@@ -62,9 +62,7 @@ def parse_path(text: str) -> Path | None:
         if part is None:
             return None
         name, index, double, single = part.groups()
-        keys.append(
-            int(index) if index is not None else next(k for k in (name, double, single) if k is not None)
-        )
+        keys.append(int(index) if index is not None else next(k for k in (name, double, single) if k is not None))
         position = part.end()
     if root in _WORDS_OF_CEL:
         return None
@@ -131,11 +129,7 @@ def _child_of_payload(payload: Payload, key: Key, path: Path, depth: int) -> Any
     prefix = "/" + pointer_token(key)
     if prefix in payload.refs:
         return payload.refs[prefix]
-    below = {
-        pointer[len(prefix) :]: ref
-        for pointer, ref in payload.refs.items()
-        if pointer.startswith(prefix + "/")
-    }
+    below = {pointer[len(prefix) :]: ref for pointer, ref in payload.refs.items() if pointer.startswith(prefix + "/")}
     return Payload(data, below) if below else data
 
 
@@ -158,11 +152,7 @@ def _missing(value: Any, key: Key, path: Path, depth: int) -> ExpressionError:
         return ExpressionError(path.source, f"{path.root} has no value here")
     place = spell(path.root, path.keys[:depth])
     if isinstance(value, list):
-        what = (
-            f"has {len(value)} items, and no [{key}]"
-            if isinstance(key, int)
-            else f'is a list, and has no "{key}"'
-        )
+        what = f"has {len(value)} items, and no [{key}]" if isinstance(key, int) else f'is a list, and has no "{key}"'
         return ExpressionError(path.source, f"{place} {what}")
     if not isinstance(value, Mapping):
         return ExpressionError(path.source, f'{place} is {type_name(value)}, and has no "{key}"')

@@ -99,9 +99,7 @@ def _locals(source: str, found: list[Token]) -> frozenset[str]:
 def _read(scan: _Scan, position: int) -> int:
     """Reads one token, or a whole reference; returns the position after it."""
     token = scan.tokens[position]
-    known = (
-        token.text in LITERALS or token.text in scan.locals or token.text in TYPE_NAMES or token.text == "in"
-    )
+    known = token.text in LITERALS or token.text in scan.locals or token.text in TYPE_NAMES or token.text == "in"
     is_call = _is(scan.tokens, position + 1, "(")
     if token.kind != "name" or known or is_call or _is(scan.tokens, position - 1, "."):
         return position + 1
@@ -122,9 +120,7 @@ def _keys(scan: _Scan, position: int) -> tuple[tuple[Key, ...], int]:
     """Reads what follows a root: `.name`, `["text"]` and `[0]`, up to a call or anything that is computed."""
     keys: list[Key] = []
     after = position + 1
-    if scan.tokens[position].text == "steps" and (
-        step := _STEP_ID.match(scan.source, scan.tokens[position].end)
-    ):
+    if scan.tokens[position].text == "steps" and (step := _STEP_ID.match(scan.source, scan.tokens[position].end)):
         keys.append(step.group(1))
         if "-" in step.group(1) or step.group(1) in _KEYWORDS:
             scan.edits.append((scan.tokens[position].end, step.end(), f'["{step.group(1)}"]'))
@@ -137,11 +133,7 @@ def _keys(scan: _Scan, position: int) -> tuple[tuple[Key, ...], int]:
             if value.text in _KEYWORDS:
                 scan.edits.append((token.start, value.end, f'["{value.text}"]'))
             after += 2
-        elif (
-            token.text == "["
-            and _is(scan.tokens, after + 2, "]")
-            and (key := _literal_key(value)) is not None
-        ):
+        elif token.text == "[" and _is(scan.tokens, after + 2, "]") and (key := _literal_key(value)) is not None:
             keys.append(key)
             after += 3
         else:

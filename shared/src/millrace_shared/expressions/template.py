@@ -120,9 +120,7 @@ class _Text:
             for part in self._parts
         ]
         if sum(map(len, pieces)) > TEXT_BYTES_MAX:
-            reason = (
-                f"the text would be longer than {TEXT_BYTES_MAX} characters; pass the value whole instead"
-            )
+            reason = f"the text would be longer than {TEXT_BYTES_MAX} characters; pass the value whole instead"
             raise ExpressionError(self._source[:100], reason)
         return "".join(pieces)
 
@@ -226,9 +224,7 @@ def compile_template(value: Any) -> Template:
 
 def _compile(value: Any, at: Location, pointer: str, uses: list[Use], mistakes: list[Misplaced]) -> _Node:
     if len(at) > TEMPLATE_DEPTH_MAX:
-        mistakes.append(
-            Misplaced(at, ExpressionInvalid("", f"nested deeper than {TEMPLATE_DEPTH_MAX} levels"))
-        )
+        mistakes.append(Misplaced(at, ExpressionInvalid("", f"nested deeper than {TEMPLATE_DEPTH_MAX} levels")))
         return _Literal(None)
     if isinstance(value, str):
         return _compile_text(value, at, pointer, uses, mistakes)
@@ -269,9 +265,7 @@ def _compile_text(text: str, at: Location, pointer: str, uses: list[Use], mistak
         return _Literal(text)
     parts: list[str | Expression] = []
     try:
-        parts.extend(
-            compile_expression(piece[1]) if isinstance(piece, tuple) else piece for piece in _split(text)
-        )
+        parts.extend(compile_expression(piece[1]) if isinstance(piece, tuple) else piece for piece in _split(text))
     except ExpressionInvalid as error:
         mistakes.append(Misplaced(at, error))
         return _Literal(None)

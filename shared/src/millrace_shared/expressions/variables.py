@@ -122,10 +122,7 @@ def _planted(data: Any, tokens: list[str], ref: BlobRef) -> Any:
         return ref
     if isinstance(data, list):
         position = int(tokens[0])
-        return [
-            _planted(item, tokens[1:], ref) if index == position else item for index, item in enumerate(data)
-        ]
+        return [_planted(item, tokens[1:], ref) if index == position else item for index, item in enumerate(data)]
     return {
-        key: _planted(item, tokens[1:], ref) if pointer_token(key) == tokens[0] else item
-        for key, item in data.items()
+        key: _planted(item, tokens[1:], ref) if pointer_token(key) == tokens[0] else item for key, item in data.items()
     }

@@ -1,0 +1,195 @@
+"""Says in the format's words what pydantic finds wrong with the shape of a document."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from millrace_shared.definition.findings import Findings
+from millrace_shared.definition.locations import Location
+from millrace_shared.definition.model import (
+    UNAVAILABLE_KEYS,
+    UNAVAILABLE_STEP_KEYS,
+    UNAVAILABLE_STEP_KINDS,
+    Agent,
+    AgentLimits,
+    Defaults,
+    HttpCall,
+    Limits,
+    PythonCall,
+    Retry,
+    Step,
+    Tool,
+    Wait,
+    WorkflowDefinition,
+)
+from millrace_shared.expressions.paths import type_name
+from millrace_shared.expressions.suggest import did_you_mean
+
+_ID_RULE = "lower-case letters, digits, _ and -, a letter first, at most 64"
+_VALUE_CHARS_SHOWN_MAX = 60
+
+# Which model describes the object at a place; `*` stands for any key or index.
+_MODELS: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
+    ((), WorkflowDefinition),
+    (("limits",), Limits),
+    (("defaults",), Defaults),
+    (("defaults", "retry"), Retry),
+    (("agents", "*"), Agent),
+    (("agents", "*", "limits"), AgentLimits),
+    (("agents", "*", "tools", "*"), Tool),
+    (("steps", "*"), Step),
+    (("steps", "*", "retry"), Retry),
+    (("steps", "*", "http"), HttpCall),
+    (("steps", "*", "python"), PythonCall),
+    (("steps", "*", "wait"), Wait),
+)
+
+
+def check_shape(data: Any, findings: Findings) -> WorkflowDefinition | None:
+    """Builds the definition, or reports every place where the shape is wrong.
+
+    Returns:
+        The definition; None if there are mistakes.
+    """
+    try:
+        return WorkflowDefinition.model_validate(data)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False, include_context=True):
+            _report(detail, findings)
+    return None
+
+
+def _report(detail: ErrorDetails, findings: Findings) -> None:
+    location: Location = detail["loc"]
+    if location and location[-1] == "[key]":
+        location = location[:-1]
+        if detail["type"] == "string_pattern_mismatch":
+            findings.add(location, f"{_shown(location[-1])} is not an id: {_ID_RULE}", _as_id(str(location[-1])))
+            return
+    explain = _EXPLANATIONS.get(detail["type"], _as_reported)
+    message, suggestion = explain(detail, location)
+    findings.add(location, message, suggestion)
+
+
+Explanation = tuple[str, str | None]
+
+
+def _as_reported(detail: ErrorDetails, _: Location) -> Explanation:
+    return detail["msg"][0].lower() + detail["msg"][1:], None
+
+
+def _unknown_key(_: ErrorDetails, location: Location) -> Explanation:
+    key = str(location[-1])
+    model = _model_at(location[:-1])
+    if model is Step and key in UNAVAILABLE_STEP_KINDS:
+        return f"{key} steps are not available in this version", None
+    reserved = UNAVAILABLE_STEP_KEYS if model is Step else UNAVAILABLE_KEYS if model is WorkflowDefinition else ()
+    if key in reserved:
+        return f"{key} is not available in this version", None
+    if model is Wait and key == "signal":
+        return "waiting for a signal is not available in this version", None
+    known = sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
+    guess = did_you_mean(key, known)
+    return f"there is no key {_shown(key)} here", guess or (f"keys are {', '.join(known)}" if known else None)
+
+
+def _model_at(location: Location) -> type[BaseModel] | None:
+    for pattern, model in _MODELS:
+        if len(pattern) == len(location) and all(
+            part in ("*", key) for part, key in zip(pattern, location, strict=True)
+        ):
+            return model
+    return None
+
+
+def _missing(_: ErrorDetails, location: Location) -> Explanation:
+    hints = {"name": "add name: my-workflow", "steps": "add steps:", "model": "add model: provider:model"}
+    return "this is required", hints.get(str(location[-1]))
+
+
+def _not_one_of(detail: ErrorDetails, _: Location) -> Explanation:
+    known = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
+    if not known:
+        return f"{_shown(detail['input'])} is not {detail.get('ctx', {}).get('expected', 'allowed')}", None
+    value = detail["input"]
+    return f"{_shown(value)} is not one of {', '.join(known)}", did_you_mean(str(value), known)
+
+
+def _wrong_pattern(detail: ErrorDetails, location: Location) -> Explanation:
+    value = str(detail["input"])
+    key = location[-1]
+    if key == "model":
+        return f"{_shown(value)} is not a model", "write provider:model, such as groq:llama-3.1-8b-instant"
+    if key in ("call", "python"):
+        return f"{_shown(value)} is not a function", "write package.module:function"
+    if location == ("name",):
+        rule = "lower-case letters, digits, - and _, beginning and ending with a letter or digit"
+        return f"{_shown(value)} is not a workflow name: {rule}", _as_id(value)
+    return f"{_shown(value)} is not an id: {_ID_RULE}", _as_id(value)
+
+
+def _wrong_type(what: str) -> Callable[[ErrorDetails, Location], Explanation]:
+    def explain(detail: ErrorDetails, location: Location) -> Explanation:
+        value = detail["input"]
+        hint = None
+        if what == "a list" and isinstance(value, str):
+            hint = f"write [{value[:_VALUE_CHARS_SHOWN_MAX]}]"
+        if what == "text" and isinstance(value, bool | int | float):
+            hint = "put it in quotes"
+        if what in ("a number", "a whole number") and isinstance(value, str) and value.isdigit():
+            hint = "remove the quotes"
+        if location and location[-1] == "python":
+            return "a python step names a function", "write python: package.module:function"
+        return f"{what} is needed here, and this is {type_name(value)}", hint
+
+    return explain
+
+
+def _bound(words: str, key: str) -> Callable[[ErrorDetails, Location], Explanation]:
+    def explain(detail: ErrorDetails, _: Location) -> Explanation:
+        bound = detail.get("ctx", {}).get(key)
+        return words.format(bound), None
+
+    return explain
+
+
+_EXPLANATIONS: dict[str, Callable[[ErrorDetails, Location], Explanation]] = {
+    "extra_forbidden": _unknown_key,
+    "missing": _missing,
+    "literal_error": _not_one_of,
+    "string_pattern_mismatch": _wrong_pattern,
+    "model_type": _wrong_type("an object"),
+    "model_attributes_type": _wrong_type("an object"),
+    "dict_type": _wrong_type("an object"),
+    "list_type": _wrong_type("a list"),
+    "tuple_type": _wrong_type("a list"),
+    "string_type": _wrong_type("text"),
+    "int_type": _wrong_type("a whole number"),
+    "int_from_float": _wrong_type("a whole number"),
+    "float_type": _wrong_type("a number"),
+    "bool_type": _wrong_type("true or false"),
+    "greater_than_equal": _bound("this must be at least {}", "ge"),
+    "greater_than": _bound("this must be more than {}", "gt"),
+    "less_than_equal": _bound("this must be at most {}", "le"),
+    "less_than": _bound("this must be less than {}", "lt"),
+    "string_too_long": _bound("this has more than {} characters", "max_length"),
+    "string_too_short": _bound("this must have at least {} character", "min_length"),
+    "too_long": _bound("there are more than {} of these", "max_length"),
+    "too_short": _bound("there must be at least {} of these", "min_length"),
+    "finite_number": lambda _detail, _location: ("this must be a finite number", None),
+}
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    cut = text[:_VALUE_CHARS_SHOWN_MAX] + ("..." if len(text) > _VALUE_CHARS_SHOWN_MAX else "")
+    return f'"{cut}"' if isinstance(value, str) else cut
+
+
+def _as_id(text: str) -> str | None:
+    """Suggests the nearest id: `Load Data` -> `load-data`."""
+    slug = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_0123456789")[:64]
+    return f'write "{slug}"' if slug and slug != text else None
