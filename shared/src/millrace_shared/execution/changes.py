@@ -1,7 +1,7 @@
 """Changes of rows: how they merge with one another, and how they apply to a row.
 
-Merging first and applying once gives what applying one by one gives, wherever the batches are cut. That is what
-lets the SQL projection write each row once per batch.
+Merging first and applying once gives what applying one by one gives, wherever the batches are cut. That is
+what lets the SQL projection write each row once per batch.
 """
 
 from __future__ import annotations

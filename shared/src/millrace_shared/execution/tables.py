@@ -9,8 +9,8 @@
 | `attempts` | attempt that ended |
 | `transitions` | message of the log, with its events as they were written |
 
-A column of JSON that holds a step's or an execution's value is `{"data": …}`, with `"refs"` beside it when parts
-are claim-checked (`values.Payload`). SQL NULL means that there is no value yet.
+A column of JSON that holds a step's or an execution's value is `{"data": …}`, with `"refs"` beside it when
+parts are claim-checked (`values.Payload`). SQL NULL means that there is no value yet.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Column:
     rule: Rule = "set"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Table:
     """One projected table. `key` names the primary key's columns, which are the first of `columns`."""
 

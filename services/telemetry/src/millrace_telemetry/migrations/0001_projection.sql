@@ -146,10 +146,12 @@ CREATE TABLE :schema:.llm_calls (
 CREATE INDEX llm_calls_by_workspace ON :schema:.llm_calls (workspace, at);
 
 -- How far each stream is projected. Written in the transaction that writes the rows, and only from the value that the
--- writer read: of two writers one loses.
+-- writer read: of two writers one loses. `subject` is that of the message at `sequence`: it tells a stream that was
+-- restored or replaced from the one that was projected.
 CREATE TABLE :schema:.offsets (
     stream            text PRIMARY KEY,
-    sequence          bigint NOT NULL
+    sequence          bigint NOT NULL,
+    subject           text NOT NULL DEFAULT ''
 );
 
 INSERT INTO :schema:.offsets (stream, sequence) VALUES ('EVENTS', 0), ('TELEMETRY', 0);

@@ -1,0 +1,1 @@
+"""Where the projection meets the outside: the stream it follows, the tables it writes."""

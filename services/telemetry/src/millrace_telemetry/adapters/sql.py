@@ -1,0 +1,110 @@
+"""Every SQL statement of the projection.
+
+Rows go in as one array per column: a statement costs about the same for one row and for hundreds. Changes of one
+table are grouped by the columns that they set, since a column that is not set must keep what it has; there are few
+such groups, because events set fixed columns, and so few statements, which asyncpg prepares once.
+"""
+
+# ruff: noqa: S608  statements are put together from our own table and column names only
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from millrace_shared.codec import encode
+from millrace_shared.execution.changes import Key, RowChange
+from millrace_shared.execution.tables import TABLES, Table
+
+SCHEMA = "telemetry"
+
+READ_OFFSET = f"SELECT sequence, subject FROM {SCHEMA}.offsets WHERE stream = $1"
+
+MOVE_OFFSET = f"""
+UPDATE {SCHEMA}.offsets SET sequence = $3, subject = $4 WHERE stream = $1 AND sequence = $2
+"""  # the fence: of two writers that read the same offset, the second updates no row
+
+LEAD = "SELECT pg_advisory_lock(hashtext($1), hashtext($2))"
+
+COUNT_EXECUTIONS = f"""
+INSERT INTO {SCHEMA}.execution_counters AS t (workspace, workflow_id, last_number)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
+ON CONFLICT (workspace, workflow_id) DO UPDATE SET last_number = t.last_number + EXCLUDED.last_number
+RETURNING workspace, workflow_id, last_number
+"""
+
+WRITE_ATTEMPT_STARTS = f"""
+INSERT INTO {SCHEMA}.attempt_starts (execution_id, step, item, attempt, started_at, runner)
+SELECT * FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::timestamptz[], $6::text[])
+ON CONFLICT (execution_id, step, item, attempt)
+DO UPDATE SET started_at = EXCLUDED.started_at, runner = EXCLUDED.runner
+"""
+
+WRITE_LLM_CALLS = f"""
+INSERT INTO {SCHEMA}.llm_calls (
+    execution_id, step, item, attempt, sequence, at, workspace, workflow_id, provider, model, duration_s,
+    input_tokens, output_tokens, cached_tokens, reasoning_tokens, cost_usd, price_version,
+    time_to_first_token_s, finish_reason, error, error_category
+)
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::timestamptz[], $7::text[], $8::text[],
+    $9::text[], $10::text[], $11::float8[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
+    $16::numeric[], $17::text[], $18::float8[], $19::text[], $20::json[], $21::text[]
+)
+ON CONFLICT DO NOTHING
+"""
+
+RESET_OFFSETS = f"UPDATE {SCHEMA}.offsets SET sequence = 0, subject = ''"
+
+TRUNCATE_PROJECTED = (
+    f"TRUNCATE {', '.join(f'{SCHEMA}.{name}' for name in TABLES)}, {SCHEMA}.execution_counters, {SCHEMA}.attempt_starts"
+)
+"""Everything that the streams can give again. `llm_calls` stays: facts are kept for days only, rows for longer, and
+replaying the facts that are left repeats no row."""
+
+STATUS_COUNTS = {
+    "executions": f"SELECT status, count(*) FROM {SCHEMA}.executions GROUP BY status ORDER BY status",
+    "steps": f"SELECT status, count(*) FROM {SCHEMA}.steps WHERE item < 0 GROUP BY status ORDER BY status",
+}
+ROW_COUNTS = {name: f"SELECT count(*) FROM {SCHEMA}.{name}" for name in (*TABLES, "attempt_starts", "llm_calls")}
+
+
+@lru_cache(maxsize=256)
+def upsert(table: Table, set_columns: tuple[str, ...]) -> str:
+    """Return the statement that writes rows whose changes set exactly `set_columns`.
+
+    Its parameters are arrays: the key's columns, `set_columns`, the table's `first` columns, then its `add` columns.
+    """
+    first, add = table.columns_of("first"), table.columns_of("add")
+    columns = (*table.key, *set_columns, *first, *add)
+    arrays = ", ".join(f"${n}::{table.columns[name].type}[]" for n, name in enumerate(columns, 1))
+    updates = [f"{name} = EXCLUDED.{name}" for name in set_columns]
+    updates += [f"{name} = coalesce(t.{name}, EXCLUDED.{name})" for name in first]
+    updates += [f"{name} = t.{name} + EXCLUDED.{name}" for name in add]
+    return (
+        f"INSERT INTO {SCHEMA}.{table.name} AS t ({', '.join(columns)})\n"
+        f"SELECT * FROM unnest({arrays})\n"
+        f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {', '.join(updates)}"
+    )
+
+
+def writes(table: Table, rows: Mapping[Key, RowChange]) -> Iterable[tuple[str, list[list[Any]]]]:
+    """Yield (statement, arrays) for each group of `rows` that set the same columns."""
+    groups: dict[frozenset[str], list[tuple[Key, RowChange]]] = {}
+    for key, change in rows.items():
+        groups.setdefault(frozenset(change.set), []).append((key, change))
+    first, add = table.columns_of("first"), table.columns_of("add")
+    for names, group in groups.items():
+        set_columns = tuple(name for name in table.columns if name in names)
+        arrays: list[list[Any]] = [list(values) for values in zip(*(key for key, _ in group), strict=True)]
+        for name in set_columns:
+            values = [change.set[name] for _, change in group]
+            arrays.append(_json(values) if table.columns[name].type in {"json", "jsonb"} else values)
+        arrays.extend([change.first.get(name) for _, change in group] for name in first)
+        arrays.extend([change.add.get(name, 0) for _, change in group] for name in add)
+        yield upsert(table, set_columns), arrays
+
+
+def _json(values: list[Any]) -> list[str | None]:
+    return [None if value is None else encode(value).decode() for value in values]

@@ -1,0 +1,178 @@
+"""The tables of the projection: one connection, one writer per stream, one transaction per batch.
+
+Commits are asynchronous (`synchronous_commit=off`). After a crash Postgres may have lost the last transactions, each
+one wholly, rows and offset together, and the log, which is the truth and is durable, gives them again. Waiting for
+its disk as well would buy nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from millrace_shared import postgres
+from millrace_shared.errors import DatabaseUnavailable
+from millrace_shared.execution.tables import TABLES
+from millrace_telemetry.adapters import sql
+from millrace_telemetry.domain.batch import FactBatch, LogBatch
+from millrace_telemetry.errors import OffsetMoved, ValueRefused, WriteFailed
+
+if TYPE_CHECKING:
+    from millrace_shared.postgres import Connection
+
+APPLICATION_NAME = "millrace-telemetry"
+SESSION = {"synchronous_commit": "off"}
+WRITE_ORDER = ("executions", "steps", "attempts", "transitions")
+
+_REFUSED = (
+    asyncpg.DataError,  # class 22, and what asyncpg itself cannot encode
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """How far a stream is projected: the sequence of the last message, and its subject ("" at the beginning)."""
+
+    sequence: int = 0
+    subject: str = ""
+
+
+class Store:
+    """Writes what one stream projects. Not for concurrent use."""
+
+    def __init__(self, connection: Connection, stream: str) -> None:
+        self._connection = connection
+        self._stream = stream
+
+    @classmethod
+    async def open(cls, url: str, stream: str, *, wait_s: float = postgres.START_WAIT_S) -> Store:
+        """Connect.
+
+        Raises:
+            DatabaseUnavailable: no server answered in time.
+            DatabaseRefused: user, password or database are wrong.
+        """
+        connection = await postgres.connect(
+            url, application_name=f"{APPLICATION_NAME} {stream}", server_settings=SESSION, wait_s=wait_s
+        )
+        return cls(connection, stream)
+
+    async def close(self) -> None:
+        """Close the connection, at once: a transaction that is open is lost, and will be written again."""
+        self._connection.terminate()
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the connection ends, for whatever reason."""
+        self._connection.add_termination_listener(lambda _connection: callback())
+
+    async def lead(self) -> None:
+        """Wait until no other process writes this stream. It ends with the connection.
+
+        Who leads is for economy: two that write in turns would do everything twice. The fence in `write` is what
+        keeps the tables right.
+        """
+        with _errors_of("waiting to write"):
+            await self._connection.execute(sql.LEAD, sql.SCHEMA, self._stream, timeout=None)
+
+    async def offset(self) -> Offset:
+        """Return how far this stream is projected."""
+        with _errors_of("reading the offset"):
+            record = await self._connection.fetchrow(sql.READ_OFFSET, self._stream)
+        return Offset() if record is None else Offset(record["sequence"], record["subject"])
+
+    async def write(self, batch: LogBatch | FactBatch, old: Offset, new: Offset) -> None:
+        """Write `batch`, and move the offset from `old` to `new`: both or neither.
+
+        Raises:
+            OffsetMoved: the offset is not `old` any more.
+            ValueRefused: Postgres will never take one of the values.
+            WriteFailed: Postgres cannot write now.
+            DatabaseUnavailable: the connection is lost; whether it was written, the offset says.
+        """
+        with _errors_of("writing a batch"):
+            async with self._connection.transaction():
+                moved = await self._connection.execute(
+                    sql.MOVE_OFFSET, self._stream, old.sequence, new.sequence, new.subject
+                )
+                if moved != "UPDATE 1":
+                    raise OffsetMoved(
+                        f"the offset of {self._stream} is no longer {old.sequence}: another process projects it"
+                    )
+                if isinstance(batch, LogBatch):
+                    await self._write_log(batch)
+                else:
+                    await self._write_facts(batch)
+
+    async def reset(self) -> None:
+        """Empty the projected tables and start every stream anew, in one transaction."""
+        with _errors_of("emptying the tables"):
+            async with self._connection.transaction():
+                # The offsets first, as `write` does: both take their locks in the same order.
+                await self._connection.execute(sql.RESET_OFFSETS)
+                await self._connection.execute(sql.TRUNCATE_PROJECTED)
+
+    async def counts(self) -> dict[str, Any]:
+        """Return how many rows there are: of each table, and of executions and steps by status."""
+        with _errors_of("counting"):
+            async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+                rows = {name: await self._connection.fetchval(statement) for name, statement in sql.ROW_COUNTS.items()}
+                by_status = {
+                    name: {record[0]: record[1] for record in await self._connection.fetch(statement)}
+                    for name, statement in sql.STATUS_COUNTS.items()
+                }
+        return {"rows": rows, "executions": by_status["executions"], "steps": by_status["steps"]}
+
+    async def _write_log(self, batch: LogBatch) -> None:
+        await self._number(batch)
+        for name in WRITE_ORDER:
+            rows = batch.changes.tables.get(name)
+            if rows:
+                for statement, arrays in sql.writes(TABLES[name], rows):
+                    await self._connection.execute(statement, *arrays)
+
+    async def _number(self, batch: LogBatch) -> None:
+        """Give the executions that begin here the next numbers of their workflows."""
+        starts = batch.starts()
+        if not starts:
+            return
+        records = await self._connection.fetch(
+            sql.COUNT_EXECUTIONS,
+            [workspace for workspace, _ in starts],
+            [workflow_id for _, workflow_id in starts],
+            [len(rows) for rows in starts.values()],
+        )
+        for workspace, workflow_id, last in records:
+            rows = starts[workspace, workflow_id]
+            for number, row in enumerate(rows, last - len(rows) + 1):
+                row.set["execution_number"] = number
+
+    async def _write_facts(self, batch: FactBatch) -> None:
+        for statement, rows in (
+            (sql.WRITE_ATTEMPT_STARTS, batch.attempt_starts),
+            (sql.WRITE_LLM_CALLS, batch.llm_calls),
+        ):
+            if rows:
+                await self._connection.execute(statement, *map(list, zip(*rows.values(), strict=True)))
+
+
+@contextmanager
+def _errors_of(doing: str) -> Iterator[None]:
+    """Turn what asyncpg raises into our own errors. Messages name the reason, and hold no statement or value."""
+    try:
+        yield
+    except _REFUSED as error:
+        raise ValueRefused(f"Postgres refuses a value: {_reason(error)}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        if postgres.is_unavailable(error):
+            raise DatabaseUnavailable(f"Postgres went away while {doing} ({type(error).__name__})") from error
+        raise WriteFailed(f"Postgres failed while {doing}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"

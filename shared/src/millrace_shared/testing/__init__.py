@@ -1,0 +1,1 @@
+"""What tests and benchmarks of several packages share. Nothing of the product imports it."""
