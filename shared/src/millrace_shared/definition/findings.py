@@ -7,7 +7,6 @@ from typing import Any
 from millrace_shared.definition.limits import PROBLEMS_MAX
 from millrace_shared.definition.locations import Location
 
-
 SUGGESTIONS_MAX = 200
 """Mistakes that get a suggestion for which many words are compared: the first ones."""
 

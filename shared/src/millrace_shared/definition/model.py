@@ -263,7 +263,7 @@ class WorkflowDefinition(Part):
     version: Literal[1] = Field(default=1, description="Version of the format.")
     name: WorkflowName = Field(description="Name of the workflow: lower-case letters, digits, `-` and `_`.")
     description: Description | None = Field(default=None, description="For people.")
-    inputs: dict[FieldName, JsonSchema | None] = Field(
+    inputs: dict[FieldName, JsonSchema] = Field(
         default_factory=dict,
         max_length=bounds.INPUTS_MAX,
         description="Inputs by name, each a JSON Schema; `default` makes one optional.",
@@ -287,6 +287,14 @@ class WorkflowDefinition(Part):
     outputs: dict[FieldName, Any] = Field(
         default_factory=dict, max_length=bounds.OUTPUTS_MAX, description="The execution's results, by name."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unconstrained_inputs(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("inputs"), dict):
+            schemas = value["inputs"]
+            return {**value, "inputs": {name: {} if item is None else item for name, item in schemas.items()}}
+        return value
 
     @property
     def step_order(self) -> tuple[str, ...]:

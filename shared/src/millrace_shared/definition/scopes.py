@@ -11,9 +11,10 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from millrace_shared.definition.findings import Findings, mapping, texts
+from millrace_shared.definition.findings import Findings, Suggestion, mapping, texts
 from millrace_shared.definition.graph import Ancestors
 from millrace_shared.definition.locations import Location
 from millrace_shared.expressions.condition import compile_condition
@@ -118,7 +119,7 @@ class _Checker:
             except ExpressionInvalid as error:
                 self._invalid(at, error)
 
-    def _mistake(self, reference: Reference, place: _Place) -> tuple[str, str | None] | None:
+    def _mistake(self, reference: Reference, place: _Place) -> tuple[str, Suggestion] | None:
         root = reference.root
         if root not in place.roots:
             return _out_of_place(root, place)
@@ -132,9 +133,9 @@ class _Checker:
             return f'the secret "{str(name)[:64]}" is not declared', hint
         return None
 
-    def _mistake_in_step(self, read: str, place: _Place) -> tuple[str, str | None] | None:
+    def _mistake_in_step(self, read: str, place: _Place) -> tuple[str, Suggestion] | None:
         if read not in self._steps:
-            return f'there is no step "{read[:64]}"', did_you_mean(read, self._steps)
+            return f'there is no step "{read[:64]}"', partial(did_you_mean, read, self._steps)
         if place.step_id is None:
             return None
         if read == place.step_id:
@@ -146,7 +147,7 @@ class _Checker:
         return None
 
 
-def _out_of_place(root: str, place: _Place) -> tuple[str, str | None]:
+def _out_of_place(root: str, place: _Place) -> tuple[str, Suggestion]:
     if root in _ITEM:
         where = "exists only under for_each, in what the step does for each item"
         return f"`{root}` {where}", None

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from millrace_shared.definition.findings import Findings
+from millrace_shared.definition.limits import PROBLEMS_MAX
 from millrace_shared.definition.locations import Location
 from millrace_shared.definition.model import (
     UNAVAILABLE_KEYS,
@@ -57,13 +58,26 @@ def check_shape(data: Any, findings: Findings) -> WorkflowDefinition | None:
     try:
         return WorkflowDefinition.model_validate(data)
     except ValidationError as error:
-        for detail in error.errors(include_url=False, include_context=True):
-            _report(detail, findings)
+        for detail in error.errors(include_url=False)[: PROBLEMS_MAX + 1]:
+            _report(detail, _written(data, detail["loc"]), findings)
     return None
 
 
-def _report(detail: ErrorDetails, findings: Findings) -> None:
-    location: Location = detail["loc"]
+def _written(data: Any, location: Location) -> Location:
+    """Returns the location as written: `python: "f"` stands for `python: {call: "f"}`, but has no key `call`."""
+    for depth, key in enumerate(location):
+        if isinstance(data, str):
+            return location[:depth]
+        if isinstance(data, dict):
+            data = data.get(str(key))
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
+            data = data[key]
+        else:
+            break
+    return location
+
+
+def _report(detail: ErrorDetails, location: Location, findings: Findings) -> None:
     if location and location[-1] == "[key]":
         location = location[:-1]
         if detail["type"] == "string_pattern_mismatch":
