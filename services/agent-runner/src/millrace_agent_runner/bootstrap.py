@@ -11,6 +11,7 @@ from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.worker import Worker
 from millrace_agent_runner.domain.perform import Performer
 from millrace_agent_runner.domain.secrets import environment_secrets
+from millrace_agent_runner.executors.http import HttpExecutor
 from millrace_agent_runner.executors.python import Functions, PythonExecutor
 from millrace_agent_runner.executors.threads import Threads
 from millrace_agent_runner.settings import RunnerSettings
@@ -39,7 +40,10 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
         facts = Facts(connection, publisher)
         functions = Functions(settings.module_prefixes)
         python = PythonExecutor(functions, Threads(settings.runner_slots * THREADS_PER_SLOT))
-        performer = Performer({"python": python}, Blobs(settings.blobs), environment_secrets(os.environ), runner)
+        http = HttpExecutor(settings.allowed)
+        performer = Performer(
+            {"python": python, "http": http}, Blobs(settings.blobs), environment_secrets(os.environ), runner
+        )
         worker = Worker(
             connection,
             publisher,
@@ -57,6 +61,7 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
             yield worker
         finally:
             await worker.stop()
+            await http.close()
             await ops.stop()
     finally:
         await connection.drain()

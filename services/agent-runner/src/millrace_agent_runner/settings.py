@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, field_validator
 
 from millrace_agent_runner.domain.addresses import Allowed
 from millrace_shared.settings import Settings
@@ -34,9 +34,6 @@ class RunnerSettings(Settings):
         "they are not globally routable.",
     )
     openai_base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint, in place of OpenAI's own.")
-    openai_api_key: SecretStr | None = Field(
-        None, description="Key for `openai_base_url`; OPENAI_API_KEY is used when this is absent."
-    )
 
     @field_validator("http_allow")
     @classmethod

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from millrace_agent_runner.domain.attempt import Attempt, Executor, Spec, spec_of
 from millrace_agent_runner.domain.outcome import CANCELLED, error_of, timed_out
 from millrace_agent_runner.domain.schemas import check_output
-from millrace_agent_runner.domain.secrets import SecretOf, put_in
+from millrace_agent_runner.domain.secrets import SecretOf, put_in, scrub_value
+from millrace_agent_runner.errors import TerminalFailure
 from millrace_shared.messages import NOTHING, ErrorInfo, RunStep, StepResult, WorkKind
 from millrace_shared.values import Payload
 
@@ -72,7 +73,11 @@ class Performer:
         output = await self._executors[step.kind](attempt)
         if attempt.spec.output is not None:
             check_output(bytes(attempt.spec.output), output)
-        return await self._values.pack(step.workspace, output)
+        try:
+            return await self._values.pack(step.workspace, scrub_value(output, attempt.secrets))
+        except OverflowError as error:
+            message = f"the output cannot be written as JSON: {error}; pass large numbers as text"
+            raise TerminalFailure(message, category="invalid_output", code="output_not_json") from error
 
     def succeeded(self, attempt: Attempt, output: Payload, started_at: float) -> StepResult:
         """Return the result of an attempt that came to its end."""

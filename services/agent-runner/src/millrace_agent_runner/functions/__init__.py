@@ -14,7 +14,7 @@ from typing import Any
 from millrace_agent_runner.errors import RetryableFailure, StepFailure, TerminalFailure
 from millrace_agent_runner.functions.attempt import CurrentAttempt, current_attempt
 
-FIB_MAX = 10_000
+FIB_MAX = 90  # larger ones do not fit the 64 bits of a whole number in JSON
 
 __all__ = [
     "CurrentAttempt",
