@@ -80,6 +80,14 @@ class Blobs:
         self._remember(key, document)
         return document
 
+    async def load(self, workspace: str, reference: BlobRef) -> Any:
+        """Return the value of a stored JSON document.
+
+        Raises:
+            BlobUnavailable: the store does not answer or does not have it.
+        """
+        return msgspec.json.decode(await self.get(workspace, reference))
+
     async def pack(self, workspace: str, data: Any) -> Payload:
         """Return `data` as a payload, by claim check when it is large.
 
@@ -96,15 +104,16 @@ class Blobs:
             return Payload(data=data)
         return Payload(refs={"": await self.put(workspace, document)})
 
-    async def shrink(self, workspace: str, payload: Payload) -> Payload:
-        """Return `payload` with its inline data moved to a blob when that is large. References are kept as they are.
+    async def shrink(self, workspace: str, payload: Payload, inline_bytes_max: int = INLINE_BYTES_MAX) -> Payload:
+        """Return `payload` itself, or, when its inline data is larger than `inline_bytes_max`, as a blob.
 
         A payload that is both large and holds references is made whole first, since a pointer into a blob cannot hold
         another blob.
         """
-        if len(msgspec.json.encode(payload.data)) <= INLINE_BYTES_MAX:
+        if len(msgspec.json.encode(payload.data)) <= inline_bytes_max:
             return payload
-        return await self.pack(workspace, await self.unpack(workspace, payload))
+        whole = msgspec.json.encode(await self.unpack(workspace, payload))
+        return Payload(refs={"": await self.put(workspace, whole)})
 
     async def unpack(self, workspace: str, payload: Payload) -> Any:
         """Return the whole value of `payload`.
@@ -120,7 +129,7 @@ class Blobs:
             raise ValueTooLarge(_too_large(total))
         data = payload.data
         for pointer, reference in payload.refs.items():
-            value = msgspec.json.decode(await self.get(workspace, reference))
+            value = await self.load(workspace, reference)
             data = value if pointer == "" else _put_at(data, pointer, value)
         return data
 

@@ -170,9 +170,7 @@ def migrations_of(package: str) -> list[Migration]:
             continue
         match = _FILE_NAME.match(entry.name)
         if match is None:
-            raise MigrationRefused(
-                f"{package}: {entry.name} must be named NNNN_name.sql, with lower-case letters"
-            )
+            raise MigrationRefused(f"{package}: {entry.name} must be named NNNN_name.sql, with lower-case letters")
         found.append(Migration(int(match["number"]), entry.name, entry.read_text(encoding="utf-8")))
     found.sort(key=lambda migration: migration.number)
     for earlier, later in itertools.pairwise(found):
@@ -227,8 +225,7 @@ def _pending(shipped: list[Migration], applied: list[tuple[int, str, str]], sche
         migration = by_number.get(number)
         if migration is None:
             raise MigrationRefused(
-                f"schema {schema} has migration {name}, which this version does not know: "
-                "upgrade this service"
+                f"schema {schema} has migration {name}, which this version does not know: upgrade this service"
             )
         if migration.checksum != checksum:
             raise MigrationRefused(
@@ -264,9 +261,7 @@ async def _apply(connection: Connection, schema: str, migration: Migration) -> N
 @asynccontextmanager
 async def _migration_lock(connection: Connection, schema: str) -> AsyncIterator[None]:
     """One migrating process per schema; the others wait, and then find nothing to do."""
-    key = int.from_bytes(
-        hashlib.sha256(f"millrace migrations {schema}".encode()).digest()[:8], "big", signed=True
-    )
+    key = int.from_bytes(hashlib.sha256(f"millrace migrations {schema}".encode()).digest()[:8], "big", signed=True)
     await connection.execute("SELECT pg_advisory_lock($1)", key, timeout=MIGRATION_WAIT_S)
     try:
         yield
@@ -281,9 +276,7 @@ async def _patiently(attempt: Callable[[], Awaitable[_T]], wait_s: float) -> _T:
         try:
             return await attempt()
         except _REFUSED as error:
-            raise DatabaseRefused(
-                f"Postgres refuses the connection ({error}): check MILLRACE_DATABASE_URL"
-            ) from error
+            raise DatabaseRefused(f"Postgres refuses the connection ({error}): check MILLRACE_DATABASE_URL") from error
         except UNAVAILABLE as error:
             if time.monotonic() > deadline:
                 raise DatabaseUnavailable(

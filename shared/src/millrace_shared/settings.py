@@ -30,11 +30,13 @@ class Settings(BaseModel):
     nats_replicas: int = Field(1, ge=1, le=5, description="Copies of each stream in a NATS cluster.")
     data_dir: Path = Field(Path(".millrace"), description="Where local files are kept.")
     blob_url: str | None = Field(
-        None, description="Where large values are kept: file://, s3://, gs:// or az://. Default: `blobs` in data_dir."
+        None,
+        description="Where large values are kept: file://, s3://, gs:// or az://. Default: `blobs` in data_dir.",
     )
     durability: Literal["fsync", "interval"] = Field(
-        "fsync", description="Whether the bus makes a message durable before it acknowledges it. Informative: the "
-        "embedded stack configures the NATS server by it, and figures are printed with it."
+        "fsync",
+        description="Whether the bus makes a message durable before it acknowledges it. Informative: the "
+        "embedded stack configures the NATS server by it, and figures are printed with it.",
     )
     ops_host: str = Field("127.0.0.1", description="Address of /healthz, /readyz and /metrics.")
     ops_port: int = Field(0, ge=0, le=65535, description="Port of /healthz, /readyz and /metrics; 0 is any free one.")

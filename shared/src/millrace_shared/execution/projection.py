@@ -3,7 +3,8 @@
 | event | `steps` row | `executions` row |
 |---|---|---|
 | `execution.started` | | everything of the request; running |
-| `execution.cancel_requested`, `execution.ending` | | |
+| `execution.cancel_requested` | | |
+| `execution.ending` | | deadline_at: what still runs is cut off then |
 | `execution.finished` | | status, output, error, completed_at |
 | `step.queued` | pending | |
 | `step.expanded` | running; item_count | |
@@ -145,6 +146,9 @@ class _Projection:
 
     def no_change(self, event: Event) -> None:
         """The event moves nothing that is shown in a column; `transitions` holds it."""
+
+    def execution_ending(self, event: ExecutionEnding) -> None:
+        self._set["deadline_at"] = _time(event.deadline)
 
     def execution_finished(self, event: ExecutionFinished) -> None:
         self._set["status"] = event.status
@@ -321,7 +325,7 @@ def _time(unix_s: float) -> datetime:
 _HANDLERS: dict[type[Any], Callable[[_Projection, Any], None]] = {
     ExecutionStarted: _Projection.execution_started,
     ExecutionCancelRequested: _Projection.no_change,
-    ExecutionEnding: _Projection.no_change,
+    ExecutionEnding: _Projection.execution_ending,
     ExecutionFinished: _Projection.execution_finished,
     StepExpanded: _Projection.step_expanded,
     StepQueued: _Projection.step_queued,

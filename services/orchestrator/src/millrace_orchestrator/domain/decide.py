@@ -18,12 +18,14 @@ from millrace_orchestrator.domain.readiness import consider, fail, fill, resume,
 from millrace_orchestrator.domain.retry import next_attempt_at
 from millrace_orchestrator.domain.scope import Loaded
 from millrace_orchestrator.domain.state import ExecutionState
-from millrace_shared.expressions.program import Evaluate
+from millrace_shared.expressions.errors import ExpressionError
+from millrace_shared.expressions.program import Evaluate, Program
 from millrace_shared.ids import attempt_key
 from millrace_shared.messages import (
     CancelRequest,
     ErrorInfo,
     Event,
+    ExecutionFinished,
     ExecutionStarted,
     InboxMessage,
     StartRequest,
@@ -68,6 +70,24 @@ def decide(
     draft = Draft(plan, state, now, evaluate, loaded, memo)
     _HANDLERS[type(message)](draft, message)
     return Decision(tuple(draft.events), draft.state_or_none)
+
+
+def abandon(plan: Plan, state: ExecutionState | None, request: StartRequest, now: float, error: ErrorInfo) -> Decision:
+    """End an execution that cannot go on, at once and without cleanup: something around it is broken."""
+
+    def no_expressions(program: Program, _: dict[str, Any]) -> Any:
+        raise ExpressionError(program.source, "the execution was abandoned")
+
+    draft = Draft(plan, state, now, no_expressions, {}, {})
+    if state is None:
+        draft.emit(ExecutionStarted(request, deadline=now + plan.timeout_s))
+    ending.abandon(draft, error)
+    return Decision(tuple(draft.events), draft.state_or_none)
+
+
+def stillborn(request: StartRequest, now: float, error: ErrorInfo) -> tuple[Event, ...]:
+    """Return the whole log of an execution whose definition cannot be had."""
+    return ExecutionStarted(request, deadline=now), ExecutionFinished("failed", error=error)
 
 
 def _start(draft: Draft, message: StartRequest) -> None:

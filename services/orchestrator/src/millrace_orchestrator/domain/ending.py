@@ -64,6 +64,14 @@ def time_out(draft: Draft) -> None:
         _sweep(draft, stop_running=True, stop_cleanup=True)
 
 
+def abandon(draft: Draft, error: ErrorInfo) -> None:
+    """End the execution now, whatever runs, cleanup included."""
+    if draft.state.outcome is None:
+        draft.emit(ExecutionEnding("failed", deadline=draft.now, error=error))
+    _sweep(draft, stop_running=True, stop_cleanup=True)
+    finish_when_settled(draft)
+
+
 def finish_when_settled(draft: Draft) -> None:
     """End the execution once all of its steps have settled."""
     state = draft.state

@@ -1,0 +1,1 @@
+"""The orchestrator's edge: what its core says, done over NATS."""

@@ -1,0 +1,129 @@
+"""The inbox: sixteen partitions, each pulled by the one orchestrator that the server has pinned to it.
+
+A pin is an optimisation: it keeps an execution's state in one memory. What makes two writers harmless is the fence of
+the journal.
+
+An execution's start message is acknowledged when the execution ends, so what is stored in INBOX is exactly what is
+active (ADR 0004). A partition is scanned, and what its executions wait for is done again, when this process starts, when
+it becomes the holder, when the server has lost its memory, and when another holder was given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from millrace_orchestrator import metrics
+from millrace_shared.bus.connection import Connection
+from millrace_shared.bus.log_reader import read_subject
+from millrace_shared.bus.pull import Delivery, PullLoop
+from millrace_shared.bus.streams import INBOX_GROUP, PIN_TTL_S
+from millrace_shared.errors import BusUnavailable
+from millrace_shared.ids import PARTITION_COUNT
+
+log = logging.getLogger(__name__)
+
+CAPACITY = 256
+"""Messages of one partition that are delivered and not yet decided."""
+PULL_EXPIRES_S = PIN_TTL_S * 2 / 3
+"""A holder asks again before its pin runs out."""
+SCAN_RETRY_S = 1.0
+UNPINNED = "$JS.EVENT.ADVISORY.CONSUMER.UNPINNED.INBOX.*"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Something to decide on: a delivered message, or (`delivery` is None) one found by a scan or a timer of our own.
+
+    `again` says that it may have been handled before, by a process that did not get to the end of it.
+    """
+
+    subject: str
+    payload: bytes
+    delivery: Delivery | None = None
+    again: bool = False
+
+
+class Inbox:
+    """Delivers every partition's messages to `arrive`."""
+
+    def __init__(self, connection: Connection, arrive: Callable[[Arrival], None]) -> None:
+        self._connection = connection
+        self._arrive = arrive
+        self._loops: list[PullLoop] = []
+        self._scans: dict[int, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Scan what is active, and start to pull."""
+        for partition in range(PARTITION_COUNT):
+            loop = PullLoop(
+                self._connection,
+                "INBOX",
+                f"inbox-{partition}",
+                self._delivered,
+                capacity=CAPACITY,
+                group=INBOX_GROUP,
+                on_pinned=self._pinned(partition),
+                expires_s=PULL_EXPIRES_S,
+            )
+            self._loops.append(loop)
+            await loop.start()
+        await self._connection.listen(UNPINNED, self._unpinned)
+        self._connection.on_reconnect.append(self._scan_all)
+        self._scan_all()
+
+    async def stop(self) -> None:
+        """Pull nothing more."""
+        with contextlib.suppress(ValueError):
+            self._connection.on_reconnect.remove(self._scan_all)
+        for scan in self._scans.values():
+            scan.cancel()
+        for loop in self._loops:
+            await loop.stop()
+
+    def release(self, partition: int) -> None:
+        """A delivered message of `partition` has been decided."""
+        self._loops[partition].release()
+
+    def _delivered(self, delivery: Delivery) -> None:
+        self._arrive(Arrival(delivery.subject, delivery.payload, delivery, again=delivery.delivered_count > 1))
+
+    def _pinned(self, partition: int) -> Callable[[bool], None]:
+        def changed(is_holder: bool) -> None:
+            if is_holder:
+                self._scan(partition)
+
+        return changed
+
+    def _unpinned(self, subject: str, _reply: str, _headers: bytes, _payload: bytes) -> None:
+        consumer = subject.rsplit(".", 1)[1]
+        self._scan(int(consumer.rsplit("-", 1)[1]))
+
+    def _scan_all(self) -> None:
+        for partition in range(PARTITION_COUNT):
+            self._scan(partition)
+
+    def _scan(self, partition: int) -> None:
+        running = self._scans.get(partition)
+        if running is None or running.done():
+            self._scans[partition] = asyncio.create_task(self._take_over(partition), name=f"scan {partition}")
+
+    async def _take_over(self, partition: int) -> None:
+        """Hand over everything that the partition holds, as if it had been delivered again."""
+        while True:
+            try:
+                count = 0
+                async for stored in read_subject(self._connection, "INBOX", f"in.{partition}.*"):
+                    self._arrive(Arrival(stored.subject, stored.payload, again=True))
+                    count += 1
+            except BusUnavailable as error:
+                log.warning("partition %d cannot be scanned, trying again: %s", partition, error)
+                await asyncio.sleep(SCAN_RETRY_S)
+            else:
+                metrics.takeovers.inc()
+                if count:
+                    log.info("partition %d: %d active messages looked at again", partition, count)
+                return

@@ -1,0 +1,67 @@
+"""Keeping transitions small: values that are too large for a message become blobs before the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from millrace_shared.blobs import INLINE_BYTES_MAX, Blobs
+from millrace_shared.bus.streams import MESSAGE_BYTES_MAX
+from millrace_shared.codec import encode
+from millrace_shared.errors import ValueTooLarge
+from millrace_shared.messages import (
+    LOG_VERSION,
+    Event,
+    ExecutionFinished,
+    ExecutionStarted,
+    StepCompleted,
+    StepScheduled,
+    Transition,
+)
+
+TRANSITION_BYTES_MAX = MESSAGE_BYTES_MAX - 64 * 1024
+"""Room is left for headers."""
+_THRESHOLDS = (INLINE_BYTES_MAX, 4 * 1024, 512, 64)
+"""When a transition of many values is too large as a whole, smaller and smaller ones become blobs, too."""
+
+
+async def fit(blobs: Blobs, workspace: str, transition: Transition) -> tuple[Transition, bytes]:
+    """Return a transition whose values fit, and its bytes. The same one when nothing had to be moved.
+
+    Raises:
+        BlobUnavailable: the blob store did not take a value.
+        ValueTooLarge: a value is over the limit of a blob, or there are too many events for a message.
+    """
+    payload = encode(transition)
+    for threshold in _THRESHOLDS:
+        if len(payload) <= threshold or (len(payload) <= TRANSITION_BYTES_MAX and threshold < INLINE_BYTES_MAX):
+            break
+        events = await _shrunk(blobs, workspace, transition.events, threshold)
+        transition = Transition(LOG_VERSION, transition.execution_id, transition.version, transition.at, events)
+        payload = encode(transition)
+    if len(payload) > TRANSITION_BYTES_MAX:
+        count = len(transition.events)
+        raise ValueTooLarge(f"{count} events at once are {len(payload)} bytes; the limit is {TRANSITION_BYTES_MAX}")
+    return transition, payload
+
+
+async def _shrunk(blobs: Blobs, workspace: str, events: Sequence[Event], threshold: int) -> tuple[Event, ...]:
+    shrunk: list[Event] = []
+    for event in events:
+        match event:
+            case ExecutionStarted():
+                request = event.request
+                small = await blobs.shrink(workspace, request.input, threshold)
+                shrunk.append(
+                    event if small is request.input else replace(event, request=replace(request, input=small))
+                )
+            case StepScheduled():
+                small = await blobs.shrink(workspace, event.input, threshold)
+                shrunk.append(event if small is event.input else replace(event, input=small))
+            case StepCompleted() | ExecutionFinished():
+                small = await blobs.shrink(workspace, event.output, threshold)
+                shrunk.append(event if small is event.output else replace(event, output=small))
+            case _:
+                shrunk.append(event)
+    return tuple(shrunk)

@@ -1,0 +1,106 @@
+"""Timers. Every one of them can be told from its execution's log, so none is lost with the process that held it.
+
+A short pause, and the deadline of an execution, is kept in memory by whoever handles the execution, and armed again by
+whoever takes it over: most never fire, and a message each would cost more than the step. A long pause is a schedule of
+the NATS server's, so that an execution that waits for a week needs nobody to remember it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from millrace_shared import subjects
+from millrace_shared.bus import headers
+from millrace_shared.bus.connection import Connection
+from millrace_shared.codec import encode
+from millrace_shared.ids import attempt_key
+from millrace_shared.messages import TimerFired
+
+FIRED_TTL_S = 3600
+COMPACT_FROM = 1024
+
+_Key = tuple[str, str, str, int | None, int]
+
+
+class ShortTimers:
+    """Timers in memory: the earliest is waited for, the others stand in a heap."""
+
+    def __init__(self, fire: Callable[[TimerFired], None]) -> None:
+        self._fire = fire
+        self._heap: list[tuple[float, int, _Key]] = []
+        self._armed: dict[_Key, tuple[float, TimerFired]] = {}
+        self._of_execution: dict[str, set[_Key]] = {}
+        self._order = itertools.count()
+        self._handle: asyncio.TimerHandle | None = None
+
+    def arm(self, due: float, fired: TimerFired) -> None:
+        """Have `fired` called at `due` (Unix seconds). Arming the same one again moves it."""
+        key = (fired.execution_id, fired.kind, fired.step, fired.item, fired.attempt)
+        self._armed[key] = (due, fired)
+        self._of_execution.setdefault(fired.execution_id, set()).add(key)
+        heapq.heappush(self._heap, (due, next(self._order), key))
+        if self._heap[0][2] == key:
+            self._set()
+
+    def forget(self, execution_id: str) -> None:
+        """Drop all timers of an execution that has ended."""
+        for key in self._of_execution.pop(execution_id, ()):
+            self._armed.pop(key, None)
+        if len(self._heap) > COMPACT_FROM and len(self._heap) > 2 * len(self._armed):
+            self._heap = [
+                entry for entry in self._heap if entry[2] in self._armed and self._armed[entry[2]][0] == entry[0]
+            ]
+            heapq.heapify(self._heap)
+
+    def stop(self) -> None:
+        """Fire nothing more."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _set(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if self._heap:
+            delay_s = max(0.0, self._heap[0][0] - time.time())
+            self._handle = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        now = time.time()
+        while self._heap and self._heap[0][0] <= now:
+            due, _, key = heapq.heappop(self._heap)
+            armed = self._armed.get(key)
+            if armed is None or armed[0] != due:
+                continue
+            del self._armed[key]
+            of_execution = self._of_execution.get(key[0])
+            if of_execution is not None:
+                of_execution.discard(key)
+                if not of_execution:
+                    del self._of_execution[key[0]]
+            self._fire(armed[1])
+        self._set()
+
+
+def long_timer_id(fired: TimerFired) -> str:
+    """Return the id under which a long timer is scheduled: setting it again replaces it."""
+    return f"{fired.kind}-{attempt_key(fired.step, fired.item, fired.attempt)}"
+
+
+def schedule_long(connection: Connection, due: float, fired: TimerFired, reply: str = "") -> None:
+    """Have the NATS server publish `fired` into the inbox at `due` (Unix seconds)."""
+    at = datetime.fromtimestamp(due, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    timer_id = long_timer_id(fired)
+    block = headers.build(
+        {
+            "Nats-Schedule": f"@at {at}",
+            "Nats-Schedule-Target": subjects.timer_fire(fired.execution_id, timer_id),
+            "Nats-Schedule-TTL": f"{FIRED_TTL_S}s",
+        }
+    )
+    connection.send(subjects.timer_set(fired.execution_id, timer_id), encode(fired), reply, block)

@@ -1,0 +1,73 @@
+"""The composition root: what the orchestrator is made of, and in which order it starts and stops."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from millrace_orchestrator.adapters.dispatcher import Dispatcher
+from millrace_orchestrator.adapters.inbox import Inbox
+from millrace_orchestrator.adapters.journal import Journal
+from millrace_orchestrator.adapters.plans import Plans
+from millrace_orchestrator.adapters.timers import ShortTimers
+from millrace_orchestrator.engine import Engine
+from millrace_orchestrator.settings import OrchestratorSettings
+from millrace_shared.blobs import Blobs
+from millrace_shared.bus.connection import Connection, connect
+from millrace_shared.bus.publisher import Publisher
+from millrace_shared.bus.streams import ensure_streams
+from millrace_shared.errors import BusUnavailable
+from millrace_shared.expressions.evaluators import BoundedEvaluator
+from millrace_shared.ops import OpsServer
+from millrace_shared.service import instance_name
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
+    """Run the service: ready when entered, stopped when left."""
+    connection = await connect(settings.nats_url.get_secret_value(), instance_name(settings))
+    try:
+        await ensure_streams(connection, settings.nats_replicas)
+        publisher = await Publisher(connection).start()
+        plans = Plans(connection)
+        with BoundedEvaluator() as evaluator:
+            engine = Engine(
+                Journal(connection, publisher, plans),
+                plans,
+                publisher,
+                Blobs(settings.blobs),
+                evaluator,
+                settings.orchestrator_cache_max,
+            )
+            timers = ShortTimers(engine.timer_fired)
+            engine.inbox = Inbox(connection, engine.arrive)
+            engine.dispatcher = Dispatcher(
+                connection, publisher, timers, engine.release, settings.orchestrator_timer_horizon_s
+            )
+            ops = OpsServer(
+                settings.ops_host,
+                settings.ops_port,
+                {"nats": lambda: _answers(connection), "engine": engine.check},
+            )
+            engine.start()
+            await engine.inbox.start()
+            await ops.start()
+            log.info("operations on port %d", ops.port)
+            try:
+                yield engine
+            finally:
+                await engine.inbox.stop()
+                await engine.stop()
+                timers.stop()
+                await ops.stop()
+    finally:
+        await connection.drain()
+
+
+async def _answers(connection: Connection) -> None:
+    if not connection.is_connected:
+        raise BusUnavailable("not connected; trying again all the time")
+    await connection.jetstream("STREAM.INFO.INBOX")

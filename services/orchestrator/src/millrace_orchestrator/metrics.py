@@ -1,0 +1,48 @@
+"""The orchestrator's metrics. Labels are bounded: never an id, never a name that a user chose.
+
+| metric | type | meaning |
+|---|---|---|
+| `millrace_orchestrator_transitions_total` | counter | transitions committed to the log |
+| `millrace_orchestrator_events_total{type}` | counter | events in them, by type |
+| `millrace_orchestrator_finished_total{status}` | counter | executions that ended, by status |
+| `millrace_orchestrator_tick_messages` | histogram | inbox messages handled at once |
+| `millrace_orchestrator_tick_seconds` | histogram | from taking them to acknowledging them |
+| `millrace_orchestrator_fences_lost_total` | counter | commits refused because somebody else wrote first |
+| `millrace_orchestrator_logs_folded_total` | counter | executions read from their log because they were not in memory |
+| `millrace_orchestrator_reemitted_total` | counter | commands given again after a takeover or a redelivery |
+| `millrace_orchestrator_takeovers_total` | counter | partitions scanned for active executions |
+| `millrace_orchestrator_dead_letters_total` | counter | messages that could not be processed |
+| `millrace_orchestrator_cached_executions` | gauge | executions in memory |
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from millrace_shared.messages import Event, FinalStatus
+
+_PREFIX = "millrace_orchestrator"
+
+transitions = Counter(f"{_PREFIX}_transitions_total", "Transitions committed to the log.")
+_events = Counter(f"{_PREFIX}_events_total", "Events committed to the log.", ["type"])
+_finished = Counter(f"{_PREFIX}_finished_total", "Executions that ended.", ["status"])
+tick_messages = Histogram(
+    f"{_PREFIX}_tick_messages", "Inbox messages handled at once.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+)
+tick_seconds = Histogram(
+    f"{_PREFIX}_tick_seconds",
+    "From taking messages to acknowledging them.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
+fences_lost = Counter(f"{_PREFIX}_fences_lost_total", "Commits refused because somebody else wrote first.")
+logs_folded = Counter(f"{_PREFIX}_logs_folded_total", "Executions read from their log.")
+reemitted = Counter(f"{_PREFIX}_reemitted_total", "Commands given again after a takeover or a redelivery.")
+takeovers = Counter(f"{_PREFIX}_takeovers_total", "Partitions scanned for active executions.")
+dead_letters = Counter(f"{_PREFIX}_dead_letters_total", "Messages that could not be processed.")
+cached_executions = Gauge(f"{_PREFIX}_cached_executions", "Executions in memory.")
+
+# Children are bound once: looking one up by label costs more than counting.
+events = {event: _events.labels(type=event.__struct_config__.tag) for event in get_args(Event)}
+finished = {status: _finished.labels(status=status) for status in get_args(FinalStatus)}

@@ -1,0 +1,18 @@
+"""What the orchestrator reads from its environment, once, at start."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from millrace_shared.settings import Settings
+
+
+class OrchestratorSettings(Settings):
+    """Settings of the orchestrator."""
+
+    orchestrator_cache_max: int = Field(
+        10_000, ge=100, le=1_000_000, description="Executions whose state is kept in memory; others are folded anew."
+    )
+    orchestrator_timer_horizon_s: float = Field(
+        60.0, ge=1, le=3600, description="A pause longer than this, in seconds, is a timer of the NATS server's."
+    )
