@@ -25,9 +25,12 @@ import msgspec
 
 from millrace_shared.errors import DatabaseRefused, DatabaseUnavailable, MigrationRefused
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the stubs know type parameters that the library itself does not take
     Connection = asyncpg.Connection[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+    Pool = asyncpg.Pool
 
 START_WAIT_S = 30.0
 """How long a server that does not answer yet is waited for."""

@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 
 from millrace_shared import postgres
 from millrace_shared.errors import DatabaseUnavailable
 from millrace_shared.execution.tables import TABLES
+from millrace_shared.postgres import Connection
 from millrace_telemetry.adapters import sql
 from millrace_telemetry.domain.batch import FactBatch, LogBatch
 from millrace_telemetry.errors import OffsetMoved, ValueRefused, WriteFailed
-
-if TYPE_CHECKING:
-    from millrace_shared.postgres import Connection
 
 APPLICATION_NAME = "millrace-telemetry"
 SESSION = {"synchronous_commit": "off"}

@@ -1,0 +1,279 @@
+"""The projection: each event by example, and what must hold for every log by property."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millrace_shared.codec import encode
+from millrace_shared.errors import MessageInvalid
+from millrace_shared.execution import projection
+from millrace_shared.execution.changes import ChangeSet, Key
+from millrace_shared.execution.tables import TABLES
+from millrace_shared.execution.view import ExecutionView
+from millrace_shared.messages import (
+    ErrorInfo,
+    Event,
+    ExecutionEnding,
+    ExecutionFinished,
+    ExecutionStarted,
+    StartRequest,
+    StepCancelled,
+    StepCompleted,
+    StepExpanded,
+    StepFailed,
+    StepQueued,
+    StepRetryScheduled,
+    StepScheduled,
+    StepSkipped,
+    StepWaiting,
+    Transition,
+    Usage,
+)
+from millrace_shared.testing.logs import counts, encoded, interleaved, random_log, simple_log
+from millrace_shared.values import BlobRef, Payload
+
+ID = "0199d5f0-0000-7000-8000-000000000001"
+TIMED_OUT = ErrorInfo("step_timeout", "timeout", "too slow")
+BROKEN = ErrorInfo("broken", "tool_error", "it broke")
+
+Rows = dict[str, dict[Key, dict[str, Any]]]
+
+
+def at(unix_s: float) -> datetime:
+    return datetime.fromtimestamp(unix_s, UTC)
+
+
+def view_of(*moments: list[Event]) -> ExecutionView:
+    """The view of a log whose transition n is decided at second 100 + n."""
+    return ExecutionView.fold(
+        Transition(1, ID, version, 100.0 + version, tuple(events)) for version, events in enumerate(moments, 1)
+    )
+
+
+def started(**fields: Any) -> ExecutionStarted:
+    request = StartRequest(ID, "default", "wf-1", "report", 3, "abc", requested_at=99.5, **fields)
+    return ExecutionStarted(request, 400.0)
+
+
+def step(view: ExecutionView, name: str, item: int | None = None) -> dict[str, Any]:
+    row = view.step(name, item)
+    assert row is not None
+    return row
+
+
+def apply_in_batches(log: list[Transition], sizes: list[int]) -> Rows:
+    """The rows after projecting `log` in batches: each batch is merged, and then applied to the rows."""
+    rows: Rows = {name: {} for name in TABLES}
+    sequence = 0
+    remaining = list(log)
+    while remaining:
+        size = sizes.pop(0) if sizes else len(remaining)
+        batch, remaining = remaining[:size], remaining[size:]
+        merged = ChangeSet()
+        for transition in batch:
+            sequence += 1
+            merged.merge(projection.changes(transition, sequence))
+        for name, changes in merged.tables.items():
+            for key, change in changes.items():
+                change.apply(rows[name].setdefault(key, TABLES[name].new_row(key)))
+    return rows
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(1, 7)))
+def test_batch_boundaries_do_not_matter(seed: int, sizes: list[int]) -> None:
+    random = Random(seed)
+    log = interleaved(random, [random_log(random) for _ in range(3)])
+    assert apply_in_batches(log, list(sizes)) == apply_in_batches(log, [1] * len(log))
+
+
+@given(st.integers(0, 2**32))
+def test_the_view_is_the_fold_of_the_same_changes(seed: int) -> None:
+    log = random_log(Random(seed))
+    rows = apply_in_batches(log, [])
+    view = ExecutionView.fold(log)
+    assert [view.execution] == list(rows["executions"].values())
+    assert {(row["step"], row["item"]) for row in view.steps} == {key[1:] for key in rows["steps"]}
+    assert all(row == rows["steps"][row["execution_id"], row["step"], row["item"]] for row in view.steps)
+    assert view.attempts == list(rows["attempts"].values())
+
+
+@given(st.integers(0, 2**32))
+def test_every_row_has_exactly_the_columns_of_its_table(seed: int) -> None:
+    for name, rows in apply_in_batches(random_log(Random(seed)), []).items():
+        for row in rows.values():
+            assert list(row) == list(TABLES[name].columns)
+
+
+@given(st.integers(0, 2**32))
+def test_repeating_a_transition_changes_nothing_in_a_view(seed: int) -> None:
+    log = random_log(Random(seed))
+    view = ExecutionView.fold(log)
+    before = (dict(view.execution or {}), view.steps)
+    assert not any(view.apply(transition) for transition in log)
+    assert (view.execution, view.steps) == before
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=25)
+def test_stored_bytes_decode_without_any_nul(seed: int) -> None:
+    for payload in encoded(random_log(Random(seed))):
+        assert b"\\u0000" not in encode(projection.decode(payload)).replace(b"\\\\u0000", b"")
+
+
+@given(st.text(alphabet='\\"u0\x00a'), st.text(alphabet='\\"u0\x00a'))
+def test_only_nul_characters_are_replaced(key: str, value: str) -> None:
+    payload = encode({key: value})
+    replaced = projection.without_nul(payload)
+    assert replaced == encode({key.replace("\x00", "�"): value.replace("\x00", "�")}).replace("�".encode(), b"\\ufffd")
+
+
+def test_an_execution_that_began() -> None:
+    view = view_of([started(execution_name="n", labels={"a": "b"}, input=Payload({"x": 1}), priority="high")])
+    row = view.execution
+    assert row is not None
+    assert row["status"] == "running"
+    assert row["workflow_version"] == 3
+    assert row["definition"] == "abc"
+    assert row["input"] == {"data": {"x": 1}}
+    assert row["output"] is None
+    assert row["labels"] == {"a": "b"}
+    assert row["trace_id"] == ID.replace("-", "")
+    assert (row["created_at"], row["started_at"], row["deadline_at"]) == (at(99.5), at(101), at(400))
+    assert row["execution_number"] is None
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "timeout"])
+def test_an_execution_that_ended(status: Any) -> None:
+    error = None if status == "completed" else BROKEN
+    row = view_of([started()], [ExecutionEnding(status, 110.0)], [ExecutionFinished(status, error=error)]).execution
+    assert row is not None
+    assert (row["status"], row["completed_at"], row["deadline_at"]) == (status, at(103), at(110))
+    assert row["output"] == {"data": None}
+    assert row["error_category"] == (error and "tool_error")
+    assert row["last_version"] == 3
+
+
+def test_a_step_from_scheduled_to_completed() -> None:
+    view = view_of([started(), StepScheduled("a", 1, input=Payload({"n": 1}))])
+    assert step(view, "a")["status"] == "pending"
+    assert step(view, "a")["scheduled_at"] == at(101)
+    view.apply(
+        Transition(1, ID, 2, 102.0, (StepCompleted("a", 1, None, Payload("out"), 101.2, 101.9, None, "runner-1"),))
+    )
+    row = step(view, "a")
+    assert (row["status"], row["attempt"], row["retry_count"], row["runner"]) == ("completed", 1, 0, "runner-1")
+    assert (row["input"], row["output"]) == ({"data": {"n": 1}}, {"data": "out"})
+    assert (row["started_at"], row["completed_at"]) == (at(101.2), at(102))
+    assert [attempt["status"] for attempt in view.attempts] == ["completed"]
+
+
+def test_a_retry_keeps_the_first_start_and_the_input_and_clears_the_error() -> None:
+    retried = StepRetryScheduled("a", 1, 105.0, BROKEN, None, 100.5, 101.0, Usage(1, 10, 5, Decimal("0.5")), "r1")
+    view = view_of([started(), StepScheduled("a", 1, input=Payload(1))], [retried])
+    row = step(view, "a")
+    assert (row["status"], row["retry_count"], row["wait_until"]) == ("waiting", 1, at(105))
+    assert row["error"]["code"] == "broken"
+    done = StepCompleted("a", 2, None, Payload(2), 105.1, 106.0, Usage(1, 10, 5, Decimal("0.25")), "r2")
+    view = view_of([started(), StepScheduled("a", 1, input=Payload(1))], [retried], [StepScheduled("a", 2)], [done])
+    row = step(view, "a")
+    assert (row["status"], row["attempt"], row["retry_count"], row["error"]) == ("completed", 2, 1, None)
+    assert (row["error_category"], row["wait_until"], row["input"]) == (None, None, {"data": 1})
+    assert (row["started_at"], row["tokens_used"], row["cost_usd"]) == (at(100.5), 30, Decimal("0.75"))
+    assert [(one["attempt"], one["status"]) for one in view.attempts] == [(1, "failed"), (2, "completed")]
+    assert view.execution is not None
+    assert (view.execution["retries"], view.execution["llm_calls"], view.execution["cost_usd"]) == (
+        1,
+        2,
+        Decimal("0.75"),
+    )
+
+
+def test_a_failure_by_timeout_is_shown_as_a_timeout() -> None:
+    view = view_of([started(), StepScheduled("a", 1)], [StepFailed("a", TIMED_OUT, 1)])
+    assert step(view, "a")["status"] == "timeout"
+    assert view.attempts[0]["status"] == "timeout"
+    assert view.attempts[0]["started_at"] is None
+    assert view.execution is not None
+    assert view.execution["steps_failed"] == 1
+
+
+def test_an_unknown_price_is_told_from_no_cost() -> None:
+    done = StepCompleted("a", 1, usage=Usage(2, 10, 5, None))
+    view = view_of([started(), StepScheduled("a", 1)], [done])
+    assert (step(view, "a")["cost_usd"], step(view, "a")["unpriced_results"]) == (Decimal(0), 1)
+    assert view.attempts[0]["cost_usd"] is None
+
+
+def test_items_have_rows_of_their_own_and_their_usage_shows_on_the_step() -> None:
+    usage = Usage(1, 10, 5, Decimal("0.5"))
+    view = view_of(
+        [started(), StepExpanded("a", 2), StepScheduled("a", 1, 0), StepScheduled("a", 1, 1)],
+        [StepCompleted("a", 1, 0, Payload("x"), usage=usage), StepFailed("a", BROKEN, 1, 1, continued=True)],
+        [StepCompleted("a", output=Payload(["x", None]))],
+    )
+    assert (step(view, "a")["status"], step(view, "a")["item_count"]) == ("completed", 2)
+    assert (step(view, "a")["started_at"], step(view, "a")["tokens_used"]) == (at(101), 15)
+    assert (step(view, "a", 0)["status"], step(view, "a", 1)["status"]) == ("completed", "failed")
+    assert view.execution is not None
+    assert (view.execution["steps_completed"], view.execution["steps_failed"]) == (1, 0)
+    assert view.execution["tokens_used"] == 15
+    assert [row["item"] for row in view.steps] == [-1, 0, 1]
+
+
+def test_steps_that_never_run() -> None:
+    view = view_of([started(), StepSkipped("a", "condition"), StepQueued("b"), StepCancelled("c", reason="end")])
+    assert [(row["step"], row["status"], row["reason"]) for row in view.steps] == [
+        ("a", "skipped", "condition"),
+        ("b", "pending", None),
+        ("c", "cancelled", "end"),
+    ]
+    assert view.execution is not None
+    assert (view.execution["steps_skipped"], view.execution["steps_cancelled"]) == (1, 1)
+
+
+def test_a_wait_says_until_when() -> None:
+    view = view_of([started(), StepWaiting("a", 160.0)])
+    assert (step(view, "a")["status"], step(view, "a")["wait_until"]) == ("waiting", at(160))
+    view = view_of([started(), StepWaiting("a", 160.0)], [StepCompleted("a")])
+    assert (step(view, "a")["wait_until"], step(view, "a")["started_at"]) == (None, at(101))
+
+
+def test_references_stand_beside_the_data() -> None:
+    payload = Payload({"big": None}, {"/big": BlobRef("f" * 64, 70_000)})
+    view = view_of([started(input=payload)])
+    assert view.execution is not None
+    assert view.execution["input"] == {
+        "data": {"big": None},
+        "refs": {"/big": {"sha256": "f" * 64, "size_bytes": 70_000}},
+    }
+
+
+@pytest.mark.parametrize("time", [1e20, -1e20])
+def test_an_impossible_time_is_refused(time: float) -> None:
+    transition = Transition(1, ID, 1, 100.0, (StepWaiting("a", time),))
+    with pytest.raises(MessageInvalid, match="impossible time"):
+        projection.changes(transition, 1)
+
+
+def test_a_log_without_its_beginning_still_has_rows() -> None:
+    view = ExecutionView.fold(simple_log(ID)[2:])
+    assert view.execution is not None
+    assert (view.execution["workspace"], view.execution["status"]) == ("", "completed")
+
+
+def test_the_view_before_any_log() -> None:
+    view = ExecutionView()
+    assert (view.execution, view.steps, view.step("a"), view.last_version) == (None, [], None, 0)
+
+
+def test_counts_by_status() -> None:
+    logs = [simple_log(ID), simple_log(ID.replace("1", "2"))[:-1]]
+    assert counts(interleaved(Random(1), logs)) == {
+        "executions": {"completed": 1, "running": 1},
+        "steps": {"completed": 5, "pending": 1},
+    }
