@@ -1,1 +1,1 @@
-"""The api service: REST and WebSocket in front of the bus and the projection."""
+"""The api service: REST and WebSockets. It accepts executions, keeps definitions, and shows what happened."""

@@ -1,0 +1,159 @@
+"""Accepting an execution: one durable message, whose fence is the idempotency check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from millrace_api.adapters.catalogue import Catalogue, Launchable
+from millrace_api.domain.launch import Launch, same_input
+from millrace_api.errors import Refused
+from millrace_api.identity import Identity
+from millrace_api.metrics import executions_accepted
+from millrace_shared import subjects
+from millrace_shared.blobs import INLINE_BYTES_MAX, Blobs
+from millrace_shared.bus.connection import Connection
+from millrace_shared.bus.errors import WrongLastSequence
+from millrace_shared.bus.group_commit import GroupCommit
+from millrace_shared.bus.log_reader import read_last
+from millrace_shared.bus.publisher import Outgoing
+from millrace_shared.codec import decode_request, encode
+from millrace_shared.errors import BusUnavailable
+from millrace_shared.ids import named_execution_id, new_id
+from millrace_shared.messages import NOTHING, StartRequest
+from millrace_shared.values import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A request that passed every check and has an id, but is not stored yet."""
+
+    request: StartRequest
+    launch: Launch
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An execution that is durable. `request` is the stored one; `first` tells whether this call stored it."""
+
+    request: StartRequest
+    first: bool
+
+
+class Acceptance:
+    """Turns launches into stored requests."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        catalogue: Catalogue,
+        requests: GroupCommit,
+        blobs: Blobs,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._connection = connection
+        self._catalogue = catalogue
+        self._requests = requests
+        self._blobs = blobs
+        self._now = now
+
+    async def prepare(
+        self, identity: Identity, launch: Launch, body_size_bytes: int, traceparent: str | None
+    ) -> Candidate:
+        """Check a launch and give it its id. Nothing is started yet.
+
+        Raises:
+            Refused: `workflow_not_found`, `workflow_version_not_found`, `workflow_archived`, `input_invalid`.
+            BlobUnavailable: the input is large and the blob store does not take it.
+        """
+        assert launch.workflow is not None
+        target = await self._catalogue.get(identity.workspace, launch.workflow, launch.version)
+        if target.archived:
+            raise Refused("workflow_archived", f'workflow "{target.name}" is archived: nothing starts it any more')
+        if launch.execution_name is None:
+            execution_id = new_id()
+        else:
+            execution_id = named_execution_id(identity.workspace, target.workflow_id, launch.execution_name)
+        return Candidate(
+            StartRequest(
+                execution_id=execution_id,
+                workspace=identity.workspace,
+                workflow_id=target.workflow_id,
+                workflow_name=target.name,
+                workflow_version=target.version,
+                definition=target.content_hash,
+                requested_at=self._now(),
+                input=await self._input(identity, target, launch, body_size_bytes),
+                execution_name=launch.execution_name,
+                labels=launch.labels or {},
+                priority=launch.priority or "normal",
+                requested_by=identity.subject,
+                traceparent=traceparent,
+            ),
+            launch,
+        )
+
+    async def store(self, candidate: Candidate) -> Accepted:
+        """Make a candidate durable, or find the first request of its name.
+
+        Raises:
+            Refused: `execution_name_conflict`.
+            BusUnavailable: NATS did not answer; whether it stored the request is unknown.
+        """
+        request = candidate.request
+        try:
+            await self._requests.publish(
+                Outgoing(subjects.request(request.execution_id), encode(request), expected_last_sequence=0)
+            )
+        except WrongLastSequence:
+            return Accepted(await self._first(candidate), first=False)
+        executions_accepted.inc()
+        return Accepted(request, first=True)
+
+    async def drain(self) -> None:
+        """Return when every request that was handed to the bus is settled."""
+        await self._requests.drain()
+
+    async def find(self, workspace: str, execution_id: str) -> StartRequest | None:
+        """Return the stored request of an execution, or None when the workspace has no such execution."""
+        stored = await read_last(self._connection, "REQUESTS", subjects.request(execution_id))
+        if stored is None:
+            return None
+        request = decode_request(stored.payload)
+        return request if request.workspace == workspace else None
+
+    async def _input(self, identity: Identity, target: Launchable, launch: Launch, body_size_bytes: int) -> Payload:
+        data = target.inputs.check(launch.input or {})
+        if not data:
+            return NOTHING
+        if body_size_bytes + target.inputs.defaults_size_bytes <= INLINE_BYTES_MAX:
+            return Payload(data=data)
+        return await self._blobs.pack(identity.workspace, data)
+
+    async def _first(self, candidate: Candidate) -> StartRequest:
+        """Return the request that was stored under this id before, when it is the same one."""
+        request, launch = candidate.request, candidate.launch
+        first = await self.find(request.workspace, request.execution_id)
+        if first is None:
+            raise BusUnavailable("the first request of this execution_name cannot be read; try again")
+        if launch.version is not None and launch.version != first.workflow_version:
+            raise _conflict(first, f"it started version {first.workflow_version}")
+        data = launch.input or {}
+        # A later version may have other defaults: the repeat is read as the first one was.
+        target = await self._catalogue.get(request.workspace, first.workflow_id, first.workflow_version)
+        try:
+            data = target.inputs.check(data)
+        except Refused:
+            raise _conflict(first, "it has another input") from None
+        if not same_input(data or None, await self._blobs.unpack(first.workspace, first.input) or None):
+            raise _conflict(first, "it has another input")
+        return first
+
+
+def _conflict(first: StartRequest, difference: str) -> Refused:
+    return Refused(
+        "execution_name_conflict",
+        f'there is an execution "{first.execution_name}" of this workflow already, and {difference}',
+        execution_id=first.execution_id,
+    )

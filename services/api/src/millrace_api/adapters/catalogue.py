@@ -1,0 +1,137 @@
+"""What the hot path knows of workflows, without a query per request.
+
+An entry is good until a save in its workspace is told (`ctl.workflow.<workspace>`, sent by every api process after a
+commit), and for `FRESH_S` at most, since such a message may be lost. While the database is away an old entry still
+serves: accepting an execution needs the bus alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from asyncpg import InterfaceError, PostgresError
+
+from millrace_api.adapters.workflow_store import WorkflowStore, not_found
+from millrace_api.domain.input_check import InputCheck
+from millrace_api.domain.workflows import Workflow
+from millrace_api.errors import Refused
+from millrace_shared.bus.connection import Connection
+from millrace_shared.definition.model import WorkflowDefinition
+
+log = logging.getLogger(__name__)
+
+FRESH_S = 2.0
+ENTRIES_MAX = 2_000
+CHANGED = "ctl.workflow"
+
+_Key = tuple[str, str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Launchable:
+    """One version of a workflow, ready to be started."""
+
+    workflow_id: str
+    name: str
+    version: int
+    content_hash: str
+    archived: bool
+    inputs: InputCheck
+
+
+@dataclass(slots=True)
+class _Entry:
+    launchable: Launchable
+    read_at: float
+
+
+class Catalogue:
+    """Workflows by (workspace, id or name, version)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._store: WorkflowStore | None = None
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._compiled: OrderedDict[str, InputCheck] = OrderedDict()
+        self._reading: dict[_Key, asyncio.Task[Launchable]] = {}
+        self._generation = 0
+
+    async def start(self, store: WorkflowStore) -> None:
+        """Read from `store`, and hear of the saves of other processes."""
+        self._store = store
+        await self._connection.listen(f"{CHANGED}.*", lambda subject, *_: self._forget(subject.rsplit(".", 1)[1]))
+
+    def changed(self, workspace: str) -> None:
+        """A save was committed here: forget, and tell the other processes."""
+        self._forget(workspace)
+        self._connection.send(f"{CHANGED}.{workspace}", b"")
+
+    async def get(self, workspace: str, ref: str, version: int | None) -> Launchable:
+        """Return what is needed to start a workflow.
+
+        Raises:
+            Refused: `workflow_not_found`, `workflow_version_not_found`.
+        """
+        key = (workspace, ref, version)
+        entry = self._entries.get(key)
+        if entry is not None and time.monotonic() - entry.read_at < FRESH_S:
+            return entry.launchable
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = asyncio.create_task(self._read(key), name="read workflow")
+            self._reading[key] = reading
+            reading.add_done_callback(lambda _: self._reading.pop(key, None))
+        try:
+            return await asyncio.shield(reading)
+        except (OSError, PostgresError, InterfaceError, TimeoutError) as error:
+            if entry is None:
+                raise
+            log.warning(
+                "the database does not answer (%s): workflow %s is taken as last seen", type(error).__name__, ref
+            )
+            entry.read_at = time.monotonic()
+            return entry.launchable
+
+    def _forget(self, workspace: str) -> None:
+        self._generation += 1
+        for key in [key for key in self._entries if key[0] == workspace]:
+            del self._entries[key]
+        for key in [key for key in self._reading if key[0] == workspace]:
+            del self._reading[key]  # it may have read before the save
+
+    async def _read(self, key: _Key) -> Launchable:
+        assert self._store is not None
+        generation = self._generation
+        workspace, ref, version = key
+        workflow = await self._store.find(workspace, ref, version)
+        if workflow is None:
+            if version is not None and await self._store.find(workspace, ref) is not None:
+                raise Refused("workflow_version_not_found", f'workflow "{ref}" has no version {version}')
+            raise not_found(ref)
+        launchable = Launchable(
+            workflow.id,
+            workflow.name,
+            workflow.version,
+            workflow.content_hash,
+            workflow.archived_at is not None,
+            self._inputs_of(workflow),
+        )
+        if generation == self._generation:
+            self._entries[key] = _Entry(launchable, time.monotonic())
+            if len(self._entries) > ENTRIES_MAX:
+                self._entries.popitem(last=False)
+        return launchable
+
+    def _inputs_of(self, workflow: Workflow) -> InputCheck:
+        check = self._compiled.get(workflow.content_hash)
+        if check is None:
+            assert workflow.definition is not None
+            check = InputCheck(WorkflowDefinition.model_validate_json(workflow.definition))
+            self._compiled[workflow.content_hash] = check
+            if len(self._compiled) > ENTRIES_MAX:
+                self._compiled.popitem(last=False)
+        return check

@@ -1,0 +1,70 @@
+"""From what an author sent to a draft that can be saved, or every mistake in it.
+
+Validation of a large definition takes a second or two of processor time, so it happens in a thread: the process goes
+on accepting executions meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from millrace_api.domain.workflows import Draft
+from millrace_api.errors import Mistake, Refused
+from millrace_shared.definition.canonical import canonical_json, content_hash
+from millrace_shared.definition.errors import DefinitionInvalid, Problem
+from millrace_shared.definition.validation import validate
+
+DRAFTS_AT_ONCE_MAX = 2
+"""More validations at once would only slow one another down."""
+
+
+class Drafting:
+    """Validates definitions."""
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(DRAFTS_AT_ONCE_MAX)
+
+    async def draft(self, source: bytes) -> Draft:
+        """Return the draft of a definition in YAML or JSON.
+
+        Raises:
+            Refused: `workflow_invalid`, with every mistake.
+        """
+        async with self._slots:
+            return await asyncio.to_thread(_draft, source)
+
+
+def _draft(source: bytes) -> Draft:
+    try:
+        validated = validate(source)
+    except DefinitionInvalid as error:
+        count = len(error.problems)
+        raise Refused(
+            "workflow_invalid",
+            f"{error.problems[0]}" if count == 1 else f"the definition has {count} mistakes",
+            mistakes(error.problems),
+        ) from None
+    canonical = canonical_json(validated.definition)
+    return Draft(
+        definition=validated.definition,
+        canonical=canonical,
+        content_hash=content_hash(canonical),
+        source=source.decode(),
+        source_format="json" if source.lstrip()[:1] == b"{" else "yaml",
+        warnings=tuple(mistakes(validated.warnings)),
+    )
+
+
+def mistakes(problems: Iterable[Problem]) -> list[Mistake]:
+    """Return problems of a definition as entries of a problem document's `errors`."""
+    return [_mistake(problem) for problem in problems]
+
+
+def _mistake(problem: Problem) -> Mistake:
+    shown: dict[str, Any] = {"loc": problem.path, "msg": problem.message, "type": "definition"}
+    for name in ("line", "column", "suggestion"):
+        if getattr(problem, name) is not None:
+            shown[name] = getattr(problem, name)
+    return shown

@@ -1,0 +1,81 @@
+"""Waiting for an execution to end, without asking again and again: the log's live copy is folded as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from millrace_api.adapters.acceptance import Acceptance, Accepted, Candidate
+from millrace_api.adapters.executions import Execution, Executions
+from millrace_api.adapters.log_follower import LogFollower, is_final
+from millrace_api.errors import Unavailable
+from millrace_shared.bus.connection import Connection
+from millrace_shared.execution.view import ExecutionView
+
+WAITING_MAX = 2_000
+"""Requests of one process that may wait at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of waiting: the accepted request, and the ended execution unless time ran out first."""
+
+    accepted: Accepted
+    execution: Execution | None
+
+
+class Waiting:
+    """Stores candidates and waits for their executions."""
+
+    def __init__(self, connection: Connection, acceptance: Acceptance, executions: Executions) -> None:
+        self._connection = connection
+        self._acceptance = acceptance
+        self._executions = executions
+        self._waiting = 0
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End every wait now, as if its time had run out."""
+        self._stopping.set()
+
+    async def store_and_wait(self, candidate: Candidate, wait_s: float) -> Outcome:
+        """Store a candidate and wait up to `wait_s` for the end of its execution.
+
+        Raises:
+            Refused: `execution_name_conflict`.
+            Unavailable: too many requests wait already.
+            BusUnavailable: NATS did not answer.
+        """
+        if self._waiting >= WAITING_MAX:
+            raise Unavailable("too_many_waiting", f"{WAITING_MAX} requests wait already: leave `wait` out")
+        self._waiting += 1
+        execution_id = candidate.request.execution_id
+        try:
+            # Subscribed before it is stored, so a new execution's log is seen from its first transition on.
+            async with LogFollower(self._connection, execution_id, stored=False) as follower:
+                accepted = await self._acceptance.store(candidate)
+                if not accepted.first:
+                    follower.catch_up()
+                view = await self._ended(follower, wait_s)
+        finally:
+            self._waiting -= 1
+        return Outcome(accepted, None if view is None else await self._executions.of_view(view))
+
+    async def _ended(self, follower: LogFollower, wait_s: float) -> ExecutionView | None:
+        ending = asyncio.ensure_future(_fold(follower))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({ending, stopping}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            return ending.result() if ending.done() else None
+        finally:
+            ending.cancel()
+            stopping.cancel()
+
+
+async def _fold(follower: LogFollower) -> ExecutionView:
+    view = ExecutionView()
+    while True:
+        transition = await follower.next()
+        view.apply(transition)
+        if is_final(transition):
+            return view

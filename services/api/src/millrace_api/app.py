@@ -1,0 +1,66 @@
+"""The ASGI application: routes, problem documents, and the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.types import ASGIApp
+
+from millrace_api.metrics import Measured
+from millrace_api.routes import executions, live, operations, problems, shapes, workflows
+from millrace_api.routes.exchange import Adapters
+
+PREFIX = "/api/v1"
+
+DESCRIPTION = """
+Starts workflows of LLM agents and shows what they did.
+
+Times are UTC (RFC 3339), durations seconds. Failures are RFC 9457 problem documents: switch on `code`.
+Send `Authorization: Bearer <api key>` with every request.
+
+Live feeds are WebSockets: `/ws/executions/{id}` (everything of one execution; resume with `?last_event_id=`),
+`/ws/workflows/{id}` and `/ws/workflows/{id}/step/{step_id}`.
+"""
+
+
+def build(adapters: Adapters) -> ASGIApp:
+    """Return the application that serves `adapters`."""
+    app = FastAPI(title="Millrace", version="1", description=DESCRIPTION, redirect_slashes=False)
+    app.state.adapters = adapters
+    app.include_router(executions.router, prefix=PREFIX)
+    app.include_router(workflows.router, prefix=PREFIX)
+    app.include_router(operations.router)
+    app.include_router(live.router)
+    app.include_router(live.router, prefix=PREFIX)
+    problems.install(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return Measured(app)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, made once: the generated one, with security and problem documents everywhere."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schemas = components.setdefault("schemas", {})
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        schemas.update(shapes.EXTRA_SCHEMAS)
+        for path, operations_of_path in document["paths"].items():
+            for operation in operations_of_path.values():
+                _complete(operation, secured=path.startswith(PREFIX) and not path.endswith("/schema"))
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _complete(operation: dict[str, Any], *, secured: bool) -> None:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    responses = operation["responses"]
+    responses.pop("422", None)
+    responses["default"] = {"description": "A problem document.", "content": problem}
+    if secured:
+        operation["security"] = [{"key": []}]
+        responses["401"] = {"description": "Not authenticated.", "content": problem}

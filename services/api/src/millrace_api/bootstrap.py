@@ -1,0 +1,111 @@
+"""The composition root: everything the process consists of is made, started and stopped here, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from millrace_api.adapters.acceptance import Acceptance
+from millrace_api.adapters.catalogue import Catalogue
+from millrace_api.adapters.definitions import Definitions
+from millrace_api.adapters.drafting import Drafting
+from millrace_api.adapters.event_log import EventLog
+from millrace_api.adapters.execution_watch import ExecutionWatch
+from millrace_api.adapters.executions import Executions
+from millrace_api.adapters.projection_reader import ProjectionReader
+from millrace_api.adapters.waiting import Waiting
+from millrace_api.adapters.workflow_feed import WorkflowFeed
+from millrace_api.adapters.workflow_store import WorkflowStore
+from millrace_api.app import build
+from millrace_api.identity import Authenticator
+from millrace_api.routes.exchange import Adapters
+from millrace_api.server import Server
+from millrace_api.settings import ApiSettings
+from millrace_shared.blobs import Blobs
+from millrace_shared.bus.connection import Connection, connect
+from millrace_shared.bus.group_commit import GroupCommit
+from millrace_shared.bus.publisher import Publisher
+from millrace_shared.bus.streams import ensure_streams
+from millrace_shared.errors import BusUnavailable
+from millrace_shared.postgres import Pool, create_pool, migrate
+from millrace_shared.postgres import connect as connect_database
+from millrace_shared.service import instance_name
+
+SCHEMA = "config"
+PACKAGE = "millrace_api"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The service while it runs."""
+
+    adapters: Adapters
+    port: int
+
+
+@contextlib.asynccontextmanager
+async def serve(settings: ApiSettings) -> AsyncIterator[Running]:
+    """Run the api: ready when entered, drained when left."""
+    async with contextlib.AsyncExitStack() as stack:
+        connection = await connect(settings.nats_url.get_secret_value(), f"api {instance_name(settings)}")
+        stack.push_async_callback(connection.close)
+        await ensure_streams(connection, settings.nats_replicas)
+        url = settings.database_url.get_secret_value()
+        database = await connect_database(url, application_name="millrace-api migrations")
+        try:
+            await migrate(database, SCHEMA, PACKAGE)
+        finally:
+            await database.close()
+        pool = await create_pool(
+            url,
+            max_size=settings.database_pool_max,
+            application_name="millrace-api",
+        )
+        stack.push_async_callback(pool.close)
+        adapters = await _compose(settings, connection, pool)
+        stack.push_async_callback(adapters.inbox.drain)
+        stack.push_async_callback(adapters.acceptance.drain)
+        server = Server(build(adapters), settings.api_host, settings.api_port, settings.api_drain_s)
+        await server.start()
+        stack.push_async_callback(server.stop)
+        stack.callback(adapters.feed.end_all, "this server stops")
+        stack.callback(adapters.waiting.stop)
+        yield Running(adapters, server.port)
+
+
+async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) -> Adapters:
+    publisher = await Publisher(connection).start()
+    catalogue = Catalogue(connection)
+    workflows = WorkflowStore(pool, publisher, catalogue.changed)
+    await catalogue.start(workflows)
+    definitions = Definitions(connection)
+    projection = ProjectionReader(pool)
+    blobs = Blobs(settings.blobs)
+    acceptance = Acceptance(connection, catalogue, GroupCommit(publisher), blobs)
+    executions = Executions(connection, projection, definitions, acceptance)
+
+    async def check_nats() -> None:
+        if not connection.is_connected:
+            raise BusUnavailable("not connected")
+        await connection.flush(timeout=1)
+
+    async def check_postgres() -> None:
+        await pool.fetchval("SELECT 1")
+
+    return Adapters(
+        authenticator=Authenticator(settings.api_key.get_secret_value()),
+        acceptance=acceptance,
+        waiting=Waiting(connection, acceptance, executions),
+        executions=executions,
+        projection=projection,
+        event_log=EventLog(connection),
+        inbox=GroupCommit(publisher),
+        workflows=workflows,
+        drafting=Drafting(),
+        definitions=definitions,
+        blobs=blobs,
+        feed=WorkflowFeed(connection, definitions),
+        watch=ExecutionWatch(connection),
+        checks={"nats": check_nats, "postgres": check_postgres},
+    )

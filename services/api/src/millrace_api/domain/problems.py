@@ -1,0 +1,108 @@
+"""Every problem that the api answers with, in one table, and the RFC 9457 document of each.
+
+`code` is what clients switch on: it never changes. The documentation is generated from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+CONTENT_TYPE = "application/problem+json"
+INPUT_CHARS_MAX = 200
+"""More of a wrong value than this is not repeated in the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of problem: HTTP status, title, and what a caller can do about it."""
+
+    status: int
+    title: str
+    remedy: str
+
+
+PROBLEMS: Mapping[str, Kind] = {
+    "bad_request": Kind(400, "Bad request", "Correct the request as the detail says."),
+    "unauthorized": Kind(401, "Not authenticated", "Send `Authorization: Bearer <api key>`."),
+    "not_found": Kind(404, "No such path", "See /docs for the paths that exist."),
+    "workflow_not_found": Kind(404, "No such workflow", "List workflows with GET /api/v1/workflows."),
+    "workflow_version_not_found": Kind(404, "No such version", "List them with GET /api/v1/workflows/{id}/versions."),
+    "execution_not_found": Kind(404, "No such execution", "List executions with GET /api/v1/executions."),
+    "step_not_found": Kind(404, "No such step", "The execution's detail lists its steps."),
+    "method_not_allowed": Kind(405, "Method not allowed", "The `Allow` header names the methods that exist."),
+    "workflow_exists": Kind(409, "Workflow exists", "Save a new version with PUT /api/v1/workflows/{id}."),
+    "workflow_name_mismatch": Kind(409, "Another workflow's definition", "Give the definition the workflow's name."),
+    "workflow_archived": Kind(409, "Workflow is archived", "PUT a definition to bring the workflow back."),
+    "execution_name_conflict": Kind(409, "Execution name in use", "Use another `execution_name`, or the same request."),
+    "execution_already_finished": Kind(409, "Execution has ended", "Nothing can change it any more."),
+    "body_too_large": Kind(413, "Body too large", "Send less, or store the data elsewhere and pass a reference."),
+    "unsupported_media_type": Kind(415, "Unsupported media type", "Send application/json, or YAML for definitions."),
+    "request_invalid": Kind(422, "Request invalid", "Correct what `errors` names."),
+    "workflow_invalid": Kind(422, "Workflow definition invalid", "Correct what `errors` names; nothing was saved."),
+    "input_invalid": Kind(422, "Execution input invalid", "Correct what `errors` names; nothing was started."),
+    "internal_error": Kind(500, "Internal error", "It was logged. If it persists, report it with the time."),
+    "bus_unavailable": Kind(
+        503, "Message bus unavailable", "Repeat the request; with an `execution_name` that is safe."
+    ),
+    "database_unavailable": Kind(503, "Database unavailable", "Repeat the request in a moment."),
+    "blob_store_unavailable": Kind(503, "Blob store unavailable", "Repeat the request in a moment."),
+    "too_many_waiting": Kind(503, "Too many requests wait", "Leave `wait` out, and ask for the execution."),
+}
+
+
+def document(
+    code: str, detail: str, errors: Sequence[Mapping[str, Any]] = (), extra: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the problem document as JSON. Text that is not Unicode is replaced rather than failing the answer."""
+    kind = PROBLEMS[code]
+    body: dict[str, Any] = {
+        "type": f"urn:millrace:problem:{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "code": code,
+    }
+    if errors:
+        body["errors"] = [_bounded(error) for error in errors]
+    if extra:
+        body.update(extra)
+    return msgspec.json.encode(_unicode(body))
+
+
+def _bounded(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Repeat a wrong value only as far as it helps to recognise it."""
+    bounded = dict(error)
+    if "input" in bounded:
+        bounded["input"] = excerpt(bounded["input"])
+    return bounded
+
+
+def excerpt(value: Any) -> Any:
+    """Return a small value as it is, and the beginning of the text of a large one."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else _json(value)
+    if len(text) <= INPUT_CHARS_MAX:
+        return value if isinstance(value, str | dict | list) else text
+    return f"{text[:INPUT_CHARS_MAX]}… ({len(text)} characters)"
+
+
+def _json(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, RecursionError):
+        return type(value).__name__
+
+
+def _unicode(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_unicode(name): _unicode(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unicode(item) for item in value]
+    return value

@@ -1,0 +1,240 @@
+"""How an execution is shown, from its rows: those of the projection, or those folded from its log, which are the same.
+
+Times are UTC text, durations seconds. A value that is kept in the blob store is shown as what it is worth knowing of
+it; the whole value is at `GET /executions/{id}/steps/{step_id}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.execution.tables import NO_ITEM
+
+SUMMARY_BYTES_MAX = 4 * 1024
+"""More of an input or output than this is cut in the timeline."""
+FINAL = frozenset({"completed", "failed", "cancelled", "timeout"})
+"""The statuses that an execution ends with."""
+
+Row = Mapping[str, Any]
+
+
+def timestamp(moment: float | datetime | None) -> str | None:
+    """Return `2026-01-15T10:00:00.123456Z`, or None."""
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        moment = datetime.fromtimestamp(moment, UTC)
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def duration_s(start: float | datetime | None, end: float | datetime | None) -> float | None:
+    """Return the seconds between two moments, or None while one is missing."""
+    if start is None or end is None:
+        return None
+    return max(0.0, round(_unix(end) - _unix(start), 6))
+
+
+def _unix(moment: float | datetime) -> float:
+    return moment.timestamp() if isinstance(moment, datetime) else moment
+
+
+def value(payload: Any) -> Any:
+    """Return what a payload column holds, with the parts that are in the blob store named in their place."""
+    if payload is None:
+        return None
+    data, references = payload.get("data"), payload.get("refs") or {}
+    if not references:
+        return data
+    whole = references.get("")
+    if whole is not None:
+        return _stored(whole)
+    return {"value": data, "stored": {pointer: _stored(reference) for pointer, reference in references.items()}}
+
+
+def _stored(reference: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "stored": True,
+        "size_bytes": reference["size_bytes"],
+        "sha256": reference["sha256"],
+    }
+
+
+def error_message(error: Mapping[str, Any] | None) -> str | None:
+    """Return the message of an error column."""
+    return None if error is None else error.get("message")
+
+
+def detail(row: Row, steps: Iterable[Row], definition: WorkflowDefinition | None) -> dict[str, Any]:
+    """Return the body of `GET /executions/{id}`."""
+    return {
+        **listed(row),
+        "input_variables": value(row.get("input")) or {},
+        "results": value(row.get("output")),
+        "step_executions": [step_detail(step, definition) for step in in_order(row, steps, definition)],
+    }
+
+
+def listed(row: Row) -> dict[str, Any]:
+    """Return an entry of a list of executions: everything of the detail that is small."""
+    error = row.get("error")
+    return {
+        "id": row["id"],
+        "workflow_id": row["workflow_id"],
+        "workflow_name": row["workflow_name"],
+        "workflow_version": row["workflow_version"],
+        "execution_number": row.get("execution_number"),
+        "execution_name": row.get("execution_name"),
+        "status": row["status"],
+        "priority": row.get("priority") or "normal",
+        "started_at": timestamp(row.get("started_at")),
+        "completed_at": timestamp(row.get("completed_at")),
+        "duration": duration_s(row.get("started_at"), row.get("completed_at")),
+        "error": shown_error(error),
+        "error_message": error_message(error),
+        "tokens_used": row.get("tokens_used") or 0,
+        "cost_usd": cost(row),
+        "trace_id": row.get("trace_id"),
+        "labels": row.get("labels") or {},
+        "created_at": timestamp(row.get("created_at")),
+        "updated_at": timestamp(row.get("updated_at") or row.get("created_at")),
+    }
+
+
+def cost(row: Row) -> float | None:
+    """Return what the LLM calls of a row cost, in US dollars; None when some of it has no known price."""
+    if row.get("unpriced_results"):
+        return None
+    known = row.get("cost_usd")
+    return 0.0 if known is None else float(known)
+
+
+def item_detail(row: Row) -> dict[str, Any]:
+    """Return how one item of a `for_each` step fared, without its values."""
+    return {
+        "item": row["item"],
+        "status": row["status"],
+        "started_at": timestamp(row.get("started_at")),
+        "completed_at": timestamp(row.get("completed_at")),
+        "duration": duration_s(row.get("started_at"), row.get("completed_at")),
+        "retry_count": row.get("retry_count") or 0,
+        "error_message": error_message(row.get("error")),
+    }
+
+
+def shown_error(error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return an execution's error as clients know it."""
+    if error is None:
+        return None
+    inner = error.get("detail") or {}
+    return {
+        "code": error.get("code"),
+        "category": error.get("category"),
+        "message": error.get("message"),
+        "step_id": inner.get("step") or inner.get("step_id"),
+    }
+
+
+def in_order(row: Row, steps: Iterable[Row], definition: WorkflowDefinition | None) -> list[Row]:
+    """Return one row per step in the author's order, with a pending one for each step that has none yet."""
+    by_step = {step["step"]: step for step in steps if step.get("item") in (None, NO_ITEM)}
+    if definition is None:
+        return sorted(by_step.values(), key=lambda step: step.get("step_order") or 0)
+    status = "pending" if row["status"] not in FINAL else "skipped"
+    blank = {"execution_id": row["id"], "status": status}
+    return [by_step.get(step_id) or {**blank, "step": step_id} for step_id in definition.steps]
+
+
+def step_id_of(execution_id: str, step: Row) -> str:
+    """Return the id of a step of an execution, or of one item of it."""
+    item = step.get("item")
+    name: str = step["step"]
+    return f"{execution_id}:{name}" if item in (None, NO_ITEM) else f"{execution_id}:{name}[{item}]"
+
+
+def step_detail(step: Row, definition: WorkflowDefinition | None) -> dict[str, Any]:
+    """Return one entry of `step_executions`."""
+    execution_id = str(step["execution_id"])
+    known = definition.steps.get(step["step"]) if definition is not None else None
+    return {
+        "id": step_id_of(execution_id, step),
+        "execution_id": execution_id,
+        "step_id": step["step"],
+        "agent_id": known.agent if known is not None else None,
+        "status": step["status"],
+        "started_at": timestamp(step.get("started_at")),
+        "completed_at": timestamp(step.get("completed_at")),
+        "duration": duration_s(step.get("started_at"), step.get("completed_at")),
+        "retry_count": step.get("retry_count") or 0,
+        "input_data": value(step.get("input")),
+        "output_data": value(step.get("output")),
+        "error": step.get("error"),
+        "error_message": error_message(step.get("error")),
+        "tokens_used": step.get("tokens_used") or 0,
+        "cost_usd": cost(step),
+    }
+
+
+def timeline(row: Row, steps: Sequence[Row], definition: WorkflowDefinition | None) -> dict[str, Any]:
+    """Return the body of `GET /executions/{id}/timeline`."""
+    ordered = in_order(row, steps, definition)
+    statuses = [step["status"] for step in ordered]
+    return {
+        "execution_id": row["id"],
+        "workflow_id": row["workflow_id"],
+        "status": row["status"],
+        "started_at": timestamp(row.get("started_at")),
+        "completed_at": timestamp(row.get("completed_at")),
+        "total_duration_seconds": duration_s(row.get("started_at"), row.get("completed_at")),
+        "step_count": len(ordered),
+        "completed_step_count": statuses.count("completed"),
+        "failed_step_count": statuses.count("failed") + statuses.count("timeout"),
+        "skipped_step_count": statuses.count("skipped"),
+        "step_timeline": [_timeline_step(position, step, definition) for position, step in enumerate(ordered)],
+        "error_message": error_message(row.get("error")),
+    }
+
+
+def _timeline_step(position: int, step: Row, definition: WorkflowDefinition | None) -> dict[str, Any]:
+    known = definition.steps.get(step["step"]) if definition is not None else None
+    return {
+        "step_id": step["step"],
+        "step_name": (known.name if known is not None else None) or step["step"],
+        "step_order": position,
+        "status": step["status"],
+        "started_at": timestamp(step.get("started_at")),
+        "completed_at": timestamp(step.get("completed_at")),
+        "duration_seconds": duration_s(step.get("started_at"), step.get("completed_at")),
+        "retry_count": step.get("retry_count") or 0,
+        "error_message": error_message(step.get("error")),
+        "input_summary": summary(step.get("input")),
+        "output_summary": summary(step.get("output")),
+    }
+
+
+def summary(payload: Any) -> Any:
+    """Return a payload's value, or, when it is long, the beginning of its JSON, saying that it was cut."""
+    shown = value(payload)
+    if shown is None:
+        return None
+    text = shown if isinstance(shown, str) else None
+    encoded = msgspec.json.encode(shown)
+    if len(encoded) <= SUMMARY_BYTES_MAX:
+        return shown
+    beginning = (text.encode() if text is not None else encoded)[:SUMMARY_BYTES_MAX].decode("utf-8", "ignore")
+    return {"truncated": True, "size_bytes": len(encoded), "preview": beginning}
+
+
+def accepted(execution_id: str, execution_name: str | None, workflow_id: str, requested_at: float) -> dict[str, Any]:
+    """Return the body of a 202."""
+    return {
+        "execution_id": execution_id,
+        "execution_name": execution_name,
+        "workflow_id": workflow_id,
+        "status": "pending",
+        "created_at": timestamp(requested_at),
+    }

@@ -1,0 +1,1 @@
+"""The HTTP edge: paths, parameters, status codes. Each route reads its request, calls one adapter, and renders."""

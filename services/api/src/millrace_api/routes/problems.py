@@ -1,0 +1,106 @@
+"""Every failure as a problem document, the framework's own included, for requests and for WebSocket handshakes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.websockets import WebSocket
+
+from millrace_api.domain.problems import CONTENT_TYPE, PROBLEMS, document
+from millrace_api.errors import Mistake, Refused, Unavailable
+from millrace_shared.blobs import BlobUnavailable
+from millrace_shared.errors import BusUnavailable, DatabaseUnavailable
+from millrace_shared.postgres import is_unavailable
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+_FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+
+
+def problem(code: str, detail: str, errors: Sequence[Mistake] = (), extra: dict[str, Any] | None = None) -> Response:
+    """Return a problem document as a response."""
+    status = PROBLEMS[code].status
+    headers: dict[str, str] = {}
+    if status == 401:  # noqa: PLR2004
+        headers["WWW-Authenticate"] = 'Bearer realm="millrace"'
+    if status == 503:  # noqa: PLR2004
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return Response(document(code, detail, errors, extra), status, headers, CONTENT_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` answer with problem documents only."""
+    for kind in (
+        Refused,
+        Unavailable,
+        BusUnavailable,
+        BlobUnavailable,
+        DatabaseUnavailable,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        OSError,
+        RequestValidationError,
+        WebSocketRequestValidationError,
+        HTTPException,
+        Exception,
+    ):
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(connection: HTTPConnection, error: Exception) -> Response:
+    response = response_of(error, f"{connection.scope.get('method', 'WEBSOCKET')} {connection.scope['path'][:200]}")
+    if isinstance(connection, WebSocket):
+        await connection.send_denial_response(response)
+    return response
+
+
+def response_of(error: Exception, where: str) -> Response:
+    """Return the response for any exception. One that nobody foresaw is logged, and the answer says nothing of it."""
+    match error:
+        case Refused():
+            return problem(error.code, error.detail, error.errors, error.extra)
+        case Unavailable():
+            return problem(error.code, error.detail)
+        case RequestValidationError() | WebSocketRequestValidationError():
+            return _validation(error.errors())
+        case HTTPException():
+            return _of_framework(error, where)
+        case BusUnavailable():
+            log.warning("%s: %s", where, error)
+            return problem("bus_unavailable", "the message bus does not answer: try again")
+        case BlobUnavailable():
+            log.warning("%s: %s", where, error)
+            return problem("blob_store_unavailable", "the blob store does not answer: try again")
+        case _ if isinstance(error, DatabaseUnavailable) or is_unavailable(error):
+            log.warning("%s: the database does not answer: %s", where, type(error).__name__)
+            return problem("database_unavailable", "the database does not answer: try again")
+    log.error("%s failed", where, exc_info=error)
+    return problem("internal_error", "something went wrong on our side; it was logged")
+
+
+def _of_framework(error: HTTPException, where: str) -> Response:
+    code = _FRAMEWORK_CODES.get(error.status_code, "bad_request")
+    detail = f"{where}: {error.detail}" if code == "bad_request" else f"{PROBLEMS[code].title}: {where}"
+    response = problem(code, detail)
+    if error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+def _validation(found: Sequence[Any]) -> Response:
+    errors: list[Mistake] = [
+        {"loc": list(one["loc"]), "msg": one["msg"], "type": one["type"], "input": one.get("input")} for one in found
+    ]
+    first = errors[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    detail = f"{place}: {first['msg']}" if len(errors) == 1 else f"the request has {len(errors)} mistakes"
+    return problem("request_invalid", detail, errors)

@@ -1,0 +1,349 @@
+"""What requests and answers look like, for the OpenAPI document alone: no request is validated by these.
+
+Fields are tabled here as `name: type` so that the document has them; what they mean is said once, in docs/api.md.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+Status = Literal["pending", "running", "paused", "completed", "failed", "cancelled", "timeout"]
+StepStatus = Literal["pending", "running", "waiting", "completed", "failed", "skipped", "cancelled", "timeout"]
+
+
+class Mistake(BaseModel):
+    """One mistake. Definitions give `loc` as the path that people write, with line, column and suggestion."""
+
+    loc: list[str | int] | str
+    msg: str
+    type: str
+    input: Any = None
+    line: int | None = None
+    column: int | None = None
+    suggestion: str | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457. `code` is stable: switch on it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[Mistake] | None = None
+
+
+class Launch(BaseModel):
+    """A request to start an execution."""
+
+    workflow: str = Field(description="Id or name; left out where the path names the workflow.")
+    version: int | None = Field(None, description="The latest version when absent.")
+    execution_name: str | None = Field(
+        None, max_length=200, description="Makes the request repeatable: one execution per workflow and name."
+    )
+    input: dict[str, Any] | None = Field(None, description="Checked against the workflow's `inputs`.")
+    priority: Literal["high", "normal", "low"] = "normal"
+    labels: dict[str, str] = Field({}, description="At most 32, to find executions by.")
+
+
+class Accepted(BaseModel):
+    """An execution that is durable."""
+
+    execution_id: str
+    execution_name: str | None
+    workflow_id: str
+    status: Status
+    created_at: datetime
+
+
+class ExecutionError(BaseModel):
+    """Why an execution failed."""
+
+    code: str
+    category: str
+    message: str
+    step_id: str | None
+
+
+class StepExecution(BaseModel):
+    """One step of an execution. Durations are in seconds."""
+
+    id: str
+    execution_id: str
+    step_id: str
+    agent_id: str | None
+    status: StepStatus
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration: float | None
+    retry_count: int
+    input_data: Any
+    output_data: Any
+    error_message: str | None
+    tokens_used: int
+    cost_usd: float | None = Field(description="Null when a price is unknown: unknown is not free.")
+
+
+class StepItem(BaseModel):
+    """One item of a `for_each` step; its values with `?item=`."""
+
+    item: int
+    status: StepStatus
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration: float | None
+    retry_count: int
+    error_message: str | None
+
+
+class StepDetail(StepExecution):
+    """A step with its whole values."""
+
+    attempt: int
+    reason: str | None
+    item_count: int | None = None
+    items: list[StepItem] | None = None
+
+
+class ExecutionSummary(BaseModel):
+    """An execution in a list."""
+
+    id: str
+    workflow_id: str
+    workflow_name: str
+    workflow_version: int
+    execution_number: int | None = Field(description="Counts the workflow's executions; null for a moment.")
+    execution_name: str | None
+    status: Status
+    priority: str
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration: float | None
+    error: ExecutionError | None
+    error_message: str | None
+    tokens_used: int
+    cost_usd: float | None
+    trace_id: str | None
+    labels: dict[str, str]
+    created_at: datetime
+    updated_at: datetime
+
+
+class ExecutionDetail(ExecutionSummary):
+    """An execution with its values and steps."""
+
+    input_variables: dict[str, Any]
+    results: Any
+    step_executions: list[StepExecution]
+
+
+class Page(BaseModel):
+    """A page of a list. Go on with `cursor=<next_cursor>`."""
+
+    total: int
+    skip: int
+    limit: int
+    next_cursor: str | None
+
+
+class ExecutionPage(Page):
+    """Executions."""
+
+    items: list[ExecutionSummary]
+
+
+class EventEntry(BaseModel):
+    """One event of a log, with the fields of its type."""
+
+    id: str
+    version: int
+    at: datetime
+    type: str
+
+
+class EventPage(BaseModel):
+    """Events, oldest first."""
+
+    items: list[EventEntry]
+    limit: int
+    next_cursor: str | None
+
+
+class TimelineStep(BaseModel):
+    """One step on the time line."""
+
+    step_id: str
+    step_name: str
+    step_order: int
+    status: StepStatus
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration_seconds: float | None
+    retry_count: int
+    error_message: str | None
+    input_summary: Any
+    output_summary: Any
+
+
+class Timeline(BaseModel):
+    """When each step ran."""
+
+    execution_id: str
+    workflow_id: str
+    status: Status
+    started_at: datetime | None
+    completed_at: datetime | None
+    total_duration_seconds: float | None
+    step_count: int
+    completed_step_count: int
+    failed_step_count: int
+    skipped_step_count: int
+    step_timeline: list[TimelineStep]
+    error_message: str | None
+
+
+class Metrics(BaseModel):
+    """Aggregates of a workflow's executions. Durations are of those that have ended."""
+
+    total_executions: int
+    successful_executions: int
+    failed_executions: int
+    success_rate: float | None = Field(description="0 to 100, of completed and failed ones; null when there are none.")
+    total_duration_seconds: float
+    average_duration_seconds: float | None
+    min_duration_seconds: float | None
+    max_duration_seconds: float | None
+    p50_duration_seconds: float | None
+    p95_duration_seconds: float | None
+    p99_duration_seconds: float | None
+    tokens_used: int
+    cost_usd: float
+    failures_by_category: dict[str, int]
+
+
+class WorkflowSummary(BaseModel):
+    """A workflow at one version."""
+
+    id: str
+    name: str
+    description: str | None
+    version: int
+    latest_version: int
+    content_hash: str
+    created_at: datetime
+    updated_at: datetime
+    archived_at: datetime | None
+
+
+class WorkflowDetail(WorkflowSummary):
+    """A workflow with its definition, and the source as its author wrote it."""
+
+    definition: dict[str, Any]
+    source: str
+    source_format: Literal["json", "yaml"]
+    warnings: list[Mistake] | None = None
+
+
+class WorkflowPage(Page):
+    """Workflows."""
+
+    items: list[WorkflowSummary]
+
+
+class VersionSummary(BaseModel):
+    """One version of a workflow. It never changes."""
+
+    workflow_id: str
+    name: str
+    version: int
+    content_hash: str
+    created_at: datetime
+    created_by: str
+
+
+class VersionDetail(VersionSummary):
+    """One version with its definition and source."""
+
+    definition: dict[str, Any]
+    source: str
+    source_format: Literal["json", "yaml"]
+
+
+class VersionPage(Page):
+    """Versions, newest first."""
+
+    items: list[VersionSummary]
+
+
+class Checked(BaseModel):
+    """A definition without mistakes."""
+
+    valid: Literal[True]
+    name: str
+    content_hash: str
+    steps: int
+    warnings: list[Mistake]
+
+
+class CancelAccepted(BaseModel):
+    """The request to cancel is durable."""
+
+    execution_id: str
+    status: Literal["cancelling"]
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def json_of(model: type[BaseModel], status: int = 200) -> Responses:
+    """Document the answer of a route."""
+    return {status: {"model": model, "description": model.__doc__ or ""}}
+
+
+def body(name: str, *, required: bool = True) -> dict[str, Any]:
+    """Document a JSON body by the name of its schema."""
+    schema = {"$ref": f"#/components/schemas/{name}"}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+DEFINITION_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The definition, as YAML or JSON; its JSON Schema is at /api/v1/schema.",
+        "content": {
+            "application/yaml": {"schema": {"type": "string"}},
+            "application/json": {"schema": {"type": "object"}},
+        },
+    }
+}
+
+START_RESPONSES: Responses = {
+    202: {"model": Accepted, "description": "Accepted: it is durable, and under way."},
+    200: {
+        "model": Accepted | ExecutionDetail,
+        "description": "The first execution of this `execution_name`; with `wait`, the ended execution.",
+    },
+}
+
+CANCEL_RESPONSES: Responses = {202: {"model": CancelAccepted, "description": "The request to cancel is durable."}}
+
+EXTRA_SCHEMAS: dict[str, Any] = {
+    "Launch": Launch.model_json_schema(),
+    "Cancel": {
+        "type": "object",
+        "properties": {"reason": {"type": "string", "maxLength": 1000}},
+        "additionalProperties": False,
+    },
+    "Mistake": Mistake.model_json_schema(),
+    "Problem": Problem.model_json_schema(ref_template="#/components/schemas/{model}"),
+}
+EXTRA_SCHEMAS["Problem"].pop("$defs", None)
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    """Read a time without an offset as UTC."""
+    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)
