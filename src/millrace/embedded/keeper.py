@@ -170,9 +170,11 @@ class Keeper:
     async def _probe(self) -> None:
         interval_s = _PROBE_INTERVAL_S_MIN
         while True:
+            # Not wait_for: on Python 3.11 it swallows a cancellation that meets a finished probe.
             with suppress(OSError, TimeoutError):
-                if await asyncio.wait_for(self.spec.ready(), _PROBE_TIMEOUT_S):
-                    return
+                async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                    if await self.spec.ready():
+                        return
             await asyncio.sleep(interval_s)
             interval_s = min(interval_s * 1.5, _PROBE_INTERVAL_S_MAX)
 

@@ -97,8 +97,8 @@ class EmbeddedStack:
         self._nats: NatsServer | None = None
         self._postgres: PostgresServer | None = None
         self.instances: list[ServiceInstance] = []
-        # What the start did besides starting, for the console: orphans ended, and directories outside the data
-        # directory that others may now pass through.
+        # What the start did besides starting, for the console: orphans it ended, and directories outside
+        # the data directory that others may now pass through.
         self.reaped: list[str] = []
         self.opened: list[Path] = []
 

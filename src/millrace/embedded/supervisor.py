@@ -113,7 +113,8 @@ class Supervisor:
             TimeoutError: it was not within `timeout_s` seconds.
         """
         try:
-            await asyncio.wait_for(self._keeper(name).wait_ready(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._keeper(name).wait_ready()
         except TimeoutError:
             raise TimeoutError(
                 f"{name} is not ready after {timeout_s:g} s; see {self.log_path(name)}"
