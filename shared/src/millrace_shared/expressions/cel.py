@@ -28,7 +28,7 @@ FUNCTIONS = (
 )
 """The functions of standard CEL, for suggestions."""
 
-_COMPILE_ERROR = re.compile(r"<input>:(\d+):(\d+): (.*)")
+_COMPILE_ERROR = re.compile(r"<input>:(-?\d+):(-?\d+): (.*)")
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 _OVERLOAD = re.compile(r"found no matching overload for '([^']*)' applied to '(?:[^']*\.)?\(?([^')]*)\)?'")
 _RUNTIME_OVERLOAD = re.compile(r"No matching overloads found : (\S+?)\(([^)]*)\)")
@@ -115,6 +115,8 @@ def _explained(source: str, text: str) -> ExpressionInvalid:
     overload = _OVERLOAD.search(message)
     if overload:
         return ExpressionInvalid(source, _no_overload(overload.group(1), overload.group(2)))
+    if "max recursion depth" in message:
+        return ExpressionInvalid(source, "the expression is nested too deep", "move the work into a python step")
     if "Syntax error" in message or "unsupported syntax" in message:
         found = re.search(r"(?:mismatched|at|extraneous|recognition error at:?) (?:input )?'([^']*)'", message)
         at = "the end" if not found or found.group(1) == "<EOF>" else f'"{found.group(1)}"'
