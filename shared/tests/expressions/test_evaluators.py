@@ -41,9 +41,7 @@ HOSTILE = {
     "nested lists": doubling(25),
     "list doubled many times": "[inputs.rows]" + ".map(a, a + a)" * 28,
     "text doubled many times": "[inputs.text]" + ".map(a, a + a)" * 28,
-    "text doubled to the memory limit": "size([inputs.text + inputs.text + inputs.text]"
-    + ".map(a, a + a)" * 26
-    + "[0]) > 0",
+    "text beyond the memory limit": f"size(['{'x' * 200}']{'.map(a, a + a)' * 23}[0]) > 0",
 }
 
 

@@ -175,7 +175,9 @@ class Agent(Part):
 class HttpCall(Part):
     """One HTTP request. Expressions may stand in every value, secrets anywhere but in the method."""
 
-    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = Field(default="GET")
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] = Field(
+        default="GET", description="Method of the request."
+    )
     url: Annotated[str, StringConstraints(min_length=1, max_length=bounds.URL_CHARS_MAX)] = Field(
         description="Absolute http or https address."
     )
@@ -274,7 +276,7 @@ class WorkflowDefinition(Part):
         max_length=bounds.SECRETS_MAX,
         description="Names of the secrets that the workflow may use.",
     )
-    limits: Limits = Field(default=Limits(), description="What one execution may take.")
+    limits: Limits = Field(default=Limits(), description="Bounds of one execution.")
     defaults: Defaults = Field(default=Defaults(), description="What holds for steps that say nothing else.")
     agents: dict[StepId, Agent] = Field(
         default_factory=dict, max_length=bounds.AGENTS_MAX, description="Agents by name."

@@ -29,7 +29,7 @@ def check_rules(data: dict[str, Any], findings: Findings) -> None:
     for step_id, raw in steps.items():
         at: Location = ("steps", step_id)
         step = mapping(raw)
-        if isinstance(raw, dict) or raw is None:
+        if isinstance(raw, dict):
             _check_kind(step, at, findings)
         _check_agent(step, at, agents, findings)
         _check_http(step, at, findings)
