@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 
 from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.worker import Worker
+from millrace_agent_runner.domain.attempt import Executor
 from millrace_agent_runner.domain.perform import Performer
 from millrace_agent_runner.domain.secrets import environment_secrets
+from millrace_agent_runner.executors.agent.executor import AgentExecutor
 from millrace_agent_runner.executors.http import HttpExecutor
 from millrace_agent_runner.executors.python import Functions, PythonExecutor
 from millrace_agent_runner.executors.threads import Threads
@@ -20,6 +22,7 @@ from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.publisher import Publisher
 from millrace_shared.bus.streams import ensure_streams
 from millrace_shared.errors import BusUnavailable
+from millrace_shared.messages import WorkKind
 from millrace_shared.ops import OpsServer
 from millrace_shared.service import instance_name
 
@@ -41,9 +44,9 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
         functions = Functions(settings.module_prefixes)
         python = PythonExecutor(functions, Threads(settings.runner_slots * THREADS_PER_SLOT))
         http = HttpExecutor(settings.allowed)
-        performer = Performer(
-            {"python": python, "http": http}, Blobs(settings.blobs), environment_secrets(os.environ), runner
-        )
+        agent = AgentExecutor(facts, http, python, os.environ, settings.openai_base_url)
+        executors: dict[WorkKind, Executor] = {"python": python, "http": http, "agent": agent}
+        performer = Performer(executors, Blobs(settings.blobs), environment_secrets(os.environ), runner)
         worker = Worker(
             connection,
             publisher,

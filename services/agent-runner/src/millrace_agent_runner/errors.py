@@ -18,6 +18,7 @@ by it. `code` is finer and stable. Functions of `python` steps may raise these t
 | tool_error | a tool of an agent cannot be used at all |
 | context_too_large | the prompt does not fit the model |
 | auth | an API key is missing or refused |
+| limit_exceeded | a limit of the agent, or the quota of the account with the provider, is used up |
 | refusal | the model would not answer |
 | value_too_large | the output is over its limit |
 | cancelled | the execution was cancelled |

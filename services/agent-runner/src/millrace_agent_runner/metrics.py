@@ -35,6 +35,7 @@ CATEGORIES = frozenset(
         "tool_error",
         "context_too_large",
         "auth",
+        "limit_exceeded",
         "refusal",
         "value_too_large",
         "cancelled",

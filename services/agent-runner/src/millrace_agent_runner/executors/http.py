@@ -74,13 +74,16 @@ class HttpExecutor:
         _check_status(request.method, answer)
         return {"status": answer.status, "headers": answer.headers, "body": readable(answer)}
 
-    async def send(self, call: Call, ends_at: float, secrets: tuple[str, ...] = ()) -> Answer:
+    async def send(
+        self, call: Call, ends_at: float, secrets: tuple[str, ...] = (), hosts: frozenset[str] | None = None
+    ) -> Answer:
         """Send a request, follow its redirects, and read the answer.
 
         Args:
             call: what to send.
             ends_at: when it must be over, in Unix seconds.
             secrets: values that must not follow a redirect to another origin.
+            hosts: the only hosts that may be asked, redirects included; None: any that the guard lets through.
 
         Raises:
             StepFailure: it cannot be sent, or was not answered.
@@ -92,6 +95,9 @@ class HttpExecutor:
         except (httpx.InvalidURL, ValueError, TypeError, OverflowError) as error:
             raise TerminalFailure(f"the request cannot be built: {error}", category="input_invalid") from error
         for _ in range(REDIRECTS_MAX + 1):
+            if hosts is not None and request.url.host.lower() not in hosts:
+                message = f'"{request.url.host}" is not one of the hosts that may be asked: {", ".join(sorted(hosts))}'
+                raise TerminalFailure(message, category="input_invalid", code="host_refused")
             answer = await self._exchange(request, ends_at)
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:

@@ -107,10 +107,15 @@ class Functions:
 
 
 class PythonExecutor:
-    """Performs `python` steps."""
+    """Performs `python` steps.
+
+    Args:
+        functions_: what may be called.
+        threads: where functions that block run.
+    """
 
     def __init__(self, functions_: Functions, threads: Threads) -> None:
-        self._functions = functions_
+        self.functions = functions_
         self._threads = threads
 
     async def __call__(self, attempt: Attempt) -> Any:
@@ -119,7 +124,7 @@ class PythonExecutor:
         Raises:
             StepFailure: it is not allowed, its arguments are wrong, or it raised.
         """
-        function = self._functions.resolve(attempt.spec.call)
+        function = self.functions.resolve(attempt.spec.call)
         arguments = {} if attempt.input is None else attempt.input
         if not isinstance(arguments, dict):
             message = f"the input of a python step is an object of arguments, not {type(arguments).__name__}"

@@ -1,0 +1,71 @@
+"""The door to agent steps: imports the machinery with the first one, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from millrace_agent_runner.domain.attempt import Attempt
+from millrace_shared.messages import LlmCall, TokenDelta
+
+if TYPE_CHECKING:
+    from millrace_agent_runner.executors.agent.run import AgentRuns
+    from millrace_agent_runner.executors.http import HttpExecutor
+    from millrace_agent_runner.executors.python import PythonExecutor
+
+
+class CallFacts(Protocol):
+    """Where calls to models are reported; `adapters.facts.Facts` is one."""
+
+    def llm_call(self, fact: LlmCall) -> None:
+        """A model was called."""
+
+    def token_delta(self, fact: TokenDelta) -> None:
+        """A piece of an answer has come."""
+
+
+class AgentExecutor:
+    """Performs `agent` steps.
+
+    Args:
+        facts: where calls to models are reported.
+        http: for the `http.get` tool.
+        python: for functions as tools.
+        environment: holds the providers' keys.
+        openai_base_url: an OpenAI-compatible endpoint in place of OpenAI's.
+    """
+
+    def __init__(
+        self,
+        facts: CallFacts,
+        http: HttpExecutor,
+        python: PythonExecutor,
+        environment: Mapping[str, str],
+        openai_base_url: str | None,
+    ) -> None:
+        self._facts = facts
+        self._http = http
+        self._python = python
+        self._environment = environment
+        self._openai_base_url = openai_base_url
+        self._runs: AgentRuns | None = None
+        self._opening = asyncio.Lock()
+
+    async def __call__(self, attempt: Attempt) -> Any:
+        """Run the agent and return its answer: text, or a value of the step's or the agent's JSON Schema.
+
+        Raises:
+            StepFailure: it came to no answer.
+        """
+        return await (self._runs or await self._open()).run(attempt)
+
+    async def _open(self) -> AgentRuns:
+        async with self._opening:
+            if self._runs is None:
+                # A thread imports it: the other slots' heartbeats need the loop meanwhile.
+                module = await asyncio.to_thread(importlib.import_module, "millrace_agent_runner.executors.agent.run")
+                models = module.Models(self._environment, self._openai_base_url)
+                self._runs = module.AgentRuns(models, module.Tools(self._http, self._python), self._facts)
+            return self._runs

@@ -1,0 +1,190 @@
+"""One run of an agent: prompt in, answer out, within its limits."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+from pydantic_ai import Agent, ModelRetry, StructuredDict
+from pydantic_ai.models import Model
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import UsageLimits
+
+from millrace_agent_runner.domain.attempt import Attempt, current
+from millrace_agent_runner.domain.schemas import check_output
+from millrace_agent_runner.errors import StepFailure, TerminalFailure
+from millrace_agent_runner.executors.agent.executor import CallFacts
+from millrace_agent_runner.executors.agent.failures import failure_of
+from millrace_agent_runner.executors.agent.metering import MeteredModel
+from millrace_agent_runner.executors.agent.models import Models
+from millrace_agent_runner.executors.agent.streaming import LiveAnswer
+from millrace_agent_runner.executors.agent.tools import Tools
+
+__all__ = ["AgentRuns", "Models", "Tools"]
+
+CORRECTIONS_MAX = 2
+"""How often a model is told what is wrong with its answer, or with its call of a tool, before the attempt fails."""
+ITERATIONS_DEFAULT = 15
+_WRAPPER = "value"
+"""Providers take objects only, so another kind of value travels as the one member of an object."""
+
+
+class _Limits(msgspec.Struct, frozen=True):
+    max_iterations: int = ITERATIONS_DEFAULT
+    total_tokens: int | None = None
+
+
+class _Tool(msgspec.Struct, frozen=True):
+    name: str
+    config: dict[str, Any] = {}
+
+
+class _AgentSpec(msgspec.Struct, frozen=True):
+    """What of the definition's `Agent` a run needs."""
+
+    model: str
+    name: str = "agent"
+    instructions: str | None = None
+    tools: tuple[str | _Tool, ...] = ()
+    temperature: float | None = None
+    output: msgspec.Raw | None = None
+    limits: _Limits = _Limits()
+
+
+class _Input(msgspec.Struct, frozen=True):
+    """The resolved input of an agent step; see `WorkflowDefinition.template_of`."""
+
+    prompt: str = ""
+    input: Any = None
+    instructions: str | None = None
+    tools: dict[str, Any] = {}
+
+
+_spec_decoder = msgspec.json.Decoder(_AgentSpec)
+
+
+class AgentRuns:
+    """Runs agents.
+
+    Args:
+        models: makes models.
+        tools: makes tools.
+        facts: where calls to models are reported.
+    """
+
+    def __init__(self, models: Models, tools: Tools, facts: CallFacts) -> None:
+        self._models = models
+        self._tools = tools
+        self._facts = facts
+
+    async def run(self, attempt: Attempt) -> Any:
+        """Run the agent of an attempt and return its answer.
+
+        Raises:
+            StepFailure: it came to none.
+        """
+        spec, data = _decoded(attempt)
+        current.set(attempt)
+        names = tuple(tool if isinstance(tool, str) else tool.name for tool in spec.tools)
+        configs = {tool.name: tool.config for tool in spec.tools if isinstance(tool, _Tool)} | data.tools
+        tools = self._tools.build(names, configs, attempt)
+        model = MeteredModel(
+            self._models.get(spec.model),
+            spec.model,
+            self._models.endpoint(spec.model.partition(":")[0]),
+            attempt,
+            self._facts,
+            self._models.keys,
+        )
+        schema = _schema_of(attempt, spec)
+        agent = _agent(spec, data, model, tools, schema)
+        try:
+            result = await agent.run(
+                _prompt(data),
+                usage_limits=UsageLimits(
+                    request_limit=spec.limits.max_iterations, total_tokens_limit=spec.limits.total_tokens
+                ),
+                # A structured answer has no text to show while it comes.
+                event_stream_handler=LiveAnswer(attempt, self._facts) if schema is None else None,
+            )
+        except StepFailure:
+            raise
+        except Exception as error:
+            raise failure_of(error, spec.model, self._models.keys) from error
+        return _unwrapped(result.output, schema)
+
+
+def _decoded(attempt: Attempt) -> tuple[_AgentSpec, _Input]:
+    if attempt.spec.agent is None:
+        raise TerminalFailure("the step names no agent", category="internal", code="spec_invalid")
+    try:
+        return _spec_decoder.decode(attempt.spec.agent), msgspec.convert(attempt.input or {}, _Input)
+    except msgspec.ValidationError as error:
+        message = f"the agent or its input is not one that this runner knows: {error}"
+        raise TerminalFailure(message, category="input_invalid", code="agent_invalid") from error
+
+
+def _schema_of(attempt: Attempt, spec: _AgentSpec) -> bytes | None:
+    """The JSON Schema of the answer; a step's own goes before the agent's. None: the answer is text."""
+    schema = attempt.spec.output if attempt.spec.output is not None else spec.output
+    if schema is None or bytes(schema) == b"null":
+        return None
+    return None if _is_text(msgspec.json.decode(schema)) else bytes(schema)
+
+
+def _is_text(schema: Any) -> bool:
+    return schema is True or (isinstance(schema, dict) and schema.get("type") == "string" and "enum" not in schema)
+
+
+def _agent(spec: _AgentSpec, data: _Input, model: Model, tools: list[Any], schema: bytes | None) -> Agent[None, Any]:
+    settings = ModelSettings() if spec.temperature is None else ModelSettings(temperature=spec.temperature)
+    instructions = data.instructions if data.instructions is not None else spec.instructions
+    output_type: Any = str if schema is None else StructuredDict(_as_object(schema), name="answer")
+    agent = cast(
+        "Agent[None, Any]",
+        Agent(
+            model,
+            name=spec.name,
+            instructions=instructions,
+            tools=tools,
+            output_type=output_type,
+            model_settings=settings,
+            retries=CORRECTIONS_MAX,
+        ),
+    )
+    if schema is not None:
+
+        @agent.output_validator
+        def check(answer: Any) -> Any:
+            try:
+                check_output(schema, _unwrapped(answer, schema))
+            except TerminalFailure as error:
+                raise ModelRetry(str(error)) from error
+            return answer
+
+    return agent
+
+
+def _as_object(schema: bytes) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(schema)
+    if _is_object(decoded):
+        return decoded
+    definitions: dict[str, Any] = {key: decoded[key] for key in ("$defs", "definitions") if key in decoded}
+    inner = {key: part for key, part in decoded.items() if key not in definitions}
+    return {"type": "object", "properties": {_WRAPPER: inner}, "required": [_WRAPPER], **definitions}
+
+
+def _unwrapped(answer: Any, schema: bytes | None) -> Any:
+    if schema is None or _is_object(msgspec.json.decode(schema)):
+        return answer
+    return answer.get(_WRAPPER) if isinstance(answer, dict) else answer
+
+
+def _is_object(schema: Any) -> bool:
+    return isinstance(schema, dict) and schema.get("type") == "object"
+
+
+def _prompt(data: _Input) -> str:
+    if data.input is None:
+        return data.prompt
+    return f"{data.prompt}\n\nInput (JSON):\n{msgspec.json.encode(data.input).decode()}"
