@@ -119,8 +119,8 @@ class Projector:
             self._trouble = None
             await store.lead()
             follower = self._new_follower()
-            lost = DatabaseUnavailable("Postgres closed the connection")
-            store.on_lost(lambda: follower.interrupt(lost))
+            store.on_lost(lambda: follower.interrupt(DatabaseUnavailable("Postgres closed the connection")))
+            await store.on_reset(lambda: follower.interrupt(OffsetMoved("the tables are being rebuilt")))
             self._offset = await store.offset()
             self._metrics.leading.set(1)
             log.info("projecting %s from %d", self._projection.stream, self._offset.sequence + 1)
@@ -136,14 +136,17 @@ class Projector:
         linger_s = 0.0
         while True:
             messages = await follower.batch(self._batch_max, linger_s)
-            await self._write(store, messages)
+            await self._write(store, messages, set())
             linger_s = LINGER_S if len(messages) >= BUSY_MESSAGES else 0.0
             self._failures = 0
             self._metrics.lag.set(follower.lag)
 
-    async def _write(self, store: Store, messages: Sequence[Message]) -> None:
-        """Write `messages` as one batch; if Postgres refuses a value, find the message that holds it."""
-        batch = await self._batch_of(messages)
+    async def _write(self, store: Store, messages: Sequence[Message], buried: set[int]) -> None:
+        """Write `messages` as one batch; if Postgres refuses a value, find the message that holds it.
+
+        `buried` holds the sequences of messages that are in DEAD already, because a larger batch held them.
+        """
+        batch = await self._batch_of(messages, buried)
         last = messages[-1]
         offset = Offset(last.sequence, last.subject)
         began = time.perf_counter()
@@ -155,19 +158,22 @@ class Projector:
                 await store.write(self._projection.new_batch(), self._offset, offset)
             else:
                 half = len(messages) // 2
-                await self._write(store, messages[:half])
-                await self._write(store, messages[half:])
+                await self._write(store, messages[:half], buried)
+                await self._write(store, messages[half:], buried)
                 return
         self._offset = offset
         self._measure(batch, len(messages), time.perf_counter() - began)
 
-    async def _batch_of(self, messages: Sequence[Message]) -> Batch:
+    async def _batch_of(self, messages: Sequence[Message], buried: set[int]) -> Batch:
         batch = self._projection.new_batch()
         for message in messages:
+            if message.sequence in buried:
+                continue
             try:
                 batch.add(message.subject, message.sequence, message.payload)
             except MessageInvalid as error:
                 await self._bury(message, str(error))
+                buried.add(message.sequence)
         return batch
 
     async def _bury(self, message: Message, reason: str) -> None:

@@ -56,6 +56,9 @@ ON CONFLICT DO NOTHING
 """
 
 RESET_OFFSETS = f"UPDATE {SCHEMA}.offsets SET sequence = 0, subject = ''"
+RESET_CHANNEL = f"{SCHEMA}_reset"
+TELL_OF_RESET = f"NOTIFY {RESET_CHANNEL}"
+"""Delivered when the reset commits: a writer that waits for messages would not notice its fence otherwise."""
 
 TRUNCATE_PROJECTED = (
     f"TRUNCATE {', '.join(f'{SCHEMA}.{name}' for name in TABLES)}, {SCHEMA}.execution_counters, {SCHEMA}.attempt_starts"

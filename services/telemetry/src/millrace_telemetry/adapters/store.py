@@ -24,6 +24,9 @@ from millrace_telemetry.errors import OffsetMoved, ValueRefused, WriteFailed
 
 APPLICATION_NAME = "millrace-telemetry"
 SESSION = {"synchronous_commit": "off"}
+LEAD_WAIT_S = 3600.0
+"""How long one statement waits for the lead before it is sent again: asyncpg has no "for ever"."""
+REASON_CHARACTERS_MAX = 300
 WRITE_ORDER = ("executions", "steps", "attempts", "transitions")
 
 _REFUSED = (
@@ -69,6 +72,11 @@ class Store:
         """Call `callback` when the connection ends, for whatever reason."""
         self._connection.add_termination_listener(lambda _connection: callback())
 
+    async def on_reset(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the tables were emptied (`reset`), by whichever process."""
+        with _errors_of("listening"):
+            await self._connection.add_listener(sql.RESET_CHANNEL, lambda *_: callback())
+
     async def lead(self) -> None:
         """Wait until no other process writes this stream. It ends with the connection.
 
@@ -76,7 +84,12 @@ class Store:
         keeps the tables right.
         """
         with _errors_of("waiting to write"):
-            await self._connection.execute(sql.LEAD, sql.SCHEMA, self._stream, timeout=None)
+            while True:
+                try:
+                    await self._connection.execute(sql.LEAD, sql.SCHEMA, self._stream, timeout=LEAD_WAIT_S)
+                except TimeoutError:
+                    continue
+                return
 
     async def offset(self) -> Offset:
         """Return how far this stream is projected."""
@@ -114,6 +127,7 @@ class Store:
                 # The offsets first, as `write` does: both take their locks in the same order.
                 await self._connection.execute(sql.RESET_OFFSETS)
                 await self._connection.execute(sql.TRUNCATE_PROJECTED)
+                await self._connection.execute(sql.TELL_OF_RESET)
 
     async def counts(self) -> dict[str, Any]:
         """Return how many rows there are: of each table, and of executions and steps by status."""
@@ -173,4 +187,8 @@ def _errors_of(doing: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+    """Say what Postgres, or asyncpg before it, objected to. Where asyncpg quotes the value, that is left out."""
+    text = str(error).partition("\n")[0]
+    if text.startswith("invalid input for query argument"):
+        text = text.rpartition("(")[2].rstrip(")")
+    return f"{type(error).__name__}: {text[:REASON_CHARACTERS_MAX]}"

@@ -1,0 +1,154 @@
+"""Real servers, and what the tests of the projection need of them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+from pydantic import SecretStr
+
+from millrace.embedded import BackgroundStack
+from millrace_shared import postgres, subjects
+from millrace_shared.bus.connection import Connection, connect
+from millrace_shared.bus.publisher import Outgoing, Publisher
+from millrace_shared.bus.streams import ensure_streams
+from millrace_shared.codec import encode
+from millrace_shared.execution import projection
+from millrace_shared.execution.tables import TABLES
+from millrace_shared.execution.view import ExecutionView
+from millrace_shared.messages import Transition
+from millrace_telemetry.bootstrap import prepare_schema
+from millrace_telemetry.settings import TelemetrySettings
+
+DEADLINE_S = 20.0
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Wait for `condition`; fail when it does not come true in time."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not await condition():
+        assert time.monotonic() < deadline, f"within {DEADLINE_S:g} s it did not happen: {what}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Tables:
+    """The telemetry schema as a reader sees it."""
+
+    pool: postgres.Pool
+
+    async def rows(self, table: str) -> list[dict[str, Any]]:
+        """All rows of a projected table, in the order of its key."""
+        columns, key = TABLES[table].columns, TABLES[table].key
+        records = await self.pool.fetch(f"SELECT {', '.join(columns)} FROM telemetry.{table} ORDER BY {', '.join(key)}")
+        return [dict(record) for record in records]
+
+    async def every_row(self) -> dict[str, list[dict[str, Any]]]:
+        """All rows of all projected tables."""
+        return {name: await self.rows(name) for name in TABLES}
+
+    async def offset(self, stream: str = "EVENTS") -> int:
+        """How far a stream is projected."""
+        sequence: int = await self.pool.fetchval("SELECT sequence FROM telemetry.offsets WHERE stream = $1", stream)
+        return sequence
+
+    async def reach(self, sequence: int, stream: str = "EVENTS") -> None:
+        """Wait until `stream` is projected up to `sequence`."""
+
+        async def reached() -> bool:
+            return await self.offset(stream) >= sequence
+
+        await until(reached, f"{stream} projected up to {sequence}")
+
+    async def assert_show(self, log: Sequence[Transition]) -> None:
+        """Every table holds exactly what the fold of `log` gives, execution numbers included."""
+        expected = expected_rows(log)
+        found = await self.every_row()
+        for row in found["transitions"]:
+            row["stream_sequence"] = 0
+        assert found == expected
+
+
+def expected_rows(log: Sequence[Transition]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of every table after `log`, by `ExecutionView`, in the order of their keys."""
+    views: dict[str, ExecutionView] = {}
+    numbers: dict[str, int] = {}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+    for transition in log:
+        stored = projection.decode(encode(transition))
+        new = stored.execution_id not in views
+        view = views.setdefault(stored.execution_id, ExecutionView())
+        view.apply(stored)
+        execution = view.execution
+        assert execution is not None
+        if new:
+            numbers[execution["workflow_id"]] = numbers.get(execution["workflow_id"], 0) + 1
+            execution["execution_number"] = numbers[execution["workflow_id"]]
+        change = projection.changes(stored, 0)[-1]
+        row = {"execution_id": stored.execution_id, "version": stored.version, **change.set}
+        row["events"] = msgspec.json.decode(encode(change.set["events"]))
+        rows["transitions"].append(row)
+    for view in views.values():
+        assert view.execution is not None
+        rows["executions"].append(view.execution)
+        rows["steps"] += view.steps
+        rows["attempts"] += view.attempts
+    return {
+        name: sorted(rows[name], key=lambda row, key=table.key: [row[column] for column in key])  # type: ignore[misc]
+        for name, table in TABLES.items()
+    }
+
+
+@pytest.fixture
+def settings(fresh_nats: BackgroundStack, fresh_database_url: str) -> TelemetrySettings:
+    """Settings for servers that nobody has used."""
+    return TelemetrySettings(nats_url=SecretStr(fresh_nats.nats_url), database_url=SecretStr(fresh_database_url))
+
+
+@pytest.fixture
+async def tables(fresh_database_url: str, settings: TelemetrySettings) -> AsyncIterator[Tables]:
+    """The migrated schema."""
+    await prepare_schema(settings)
+    pool = await postgres.create_pool(fresh_database_url, max_size=3, application_name="test")
+    yield Tables(pool)
+    await pool.close()
+
+
+@pytest.fixture
+async def bus(fresh_nats: BackgroundStack) -> AsyncIterator[Connection]:
+    """A connection to NATS, with every stream."""
+    connection = await connect(fresh_nats.nats_url, "test")
+    await ensure_streams(connection)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def publisher(bus: Connection) -> Publisher:
+    """Publishes on `bus`."""
+    return await Publisher(bus).start()
+
+
+Append = Callable[[Sequence[Transition]], Awaitable[int]]
+
+
+@pytest.fixture
+def append(publisher: Publisher) -> Append:
+    """Appends transitions to EVENTS; returns the last one's stream sequence."""
+
+    async def append(log: Sequence[Transition]) -> int:
+        results = await publisher.publish_all([Outgoing(subjects.log(one.execution_id), encode(one)) for one in log])
+        last = results[-1]
+        assert isinstance(last, int), last
+        return last
+
+    return append
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Awaitable[bool]], str], Awaitable[None]]:
+    """See `until`."""
+    return until
