@@ -118,6 +118,16 @@ async def tables(fresh_database_url: str, settings: TelemetrySettings) -> AsyncI
 
 
 @pytest.fixture
+def tables_of() -> Callable[[str], Awaitable[Tables]]:
+    """Opens the tables of a database whose service migrates it. Close `pool` after use."""
+
+    async def open_tables(database_url: str) -> Tables:
+        return Tables(await postgres.create_pool(database_url, max_size=3, application_name="test"))
+
+    return open_tables
+
+
+@pytest.fixture
 async def bus(fresh_nats: BackgroundStack) -> AsyncIterator[Connection]:
     """A connection to NATS, with every stream."""
     connection = await connect(fresh_nats.nats_url, "test")

@@ -1,0 +1,99 @@
+"""Real processes, killed with -9 in the middle of a stream: nothing is lost, and nothing stands twice."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from millrace.embedded import EmbeddedStack
+from millrace_shared import subjects
+from millrace_shared.bus.connection import connect
+from millrace_shared.bus.publisher import Outgoing, Publisher
+from millrace_shared.codec import encode
+from millrace_shared.messages import Transition
+from millrace_shared.testing.logs import counts, interleaved, random_log
+from millrace_telemetry.settings import TelemetrySettings
+
+KILLS = 4
+
+
+async def publish_until_stored(publisher: Publisher, log: Sequence[Transition]) -> None:
+    """Append each transition exactly once, over any number of server restarts: the fence tells what is there."""
+    last: dict[str, int] = {}
+    for transition in log:
+        subject = subjects.log(transition.execution_id)
+        outgoing = Outgoing(subject, encode(transition), last.get(subject, 0), f"{subject}:{transition.version}")
+        last[subject] = (await publisher.publish(outgoing)).seq
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", [("telemetry",), ("telemetry", "postgres")])
+async def test_kill_9_in_the_middle_of_a_stream(tmp_path: Path, tables_of: Any, victims: tuple[str, ...]) -> None:
+    random = Random(5)
+    log = interleaved(random, [random_log(random) for _ in range(250)])
+    async with EmbeddedStack(tmp_path / "stack", durability="interval", services={"telemetry": 1}) as stack:
+        bus = await connect(stack.nats_url, "test")
+        tables = await tables_of(stack.database_url)
+        publisher = await Publisher(bus).start()
+        publishing = asyncio.create_task(publish_until_stored(publisher, log))
+        try:
+            for number in range(1, KILLS + 1):
+                await tables.reach(number * len(log) // (KILLS + 2))
+                for victim in victims:
+                    stack.kill(victim)
+                for victim in reversed(victims):
+                    await stack.wait_ready(victim)
+                if "postgres" in victims:
+                    await tables.pool.close()
+                    tables = await tables_of(stack.database_url)
+            await publishing
+            await tables.reach(len(log))
+            await tables.assert_show(log)
+            assert stack.supervisor.restarts("telemetry") >= KILLS
+            assert await printed_counts(stack) == counts(log)
+        finally:
+            publishing.cancel()
+            await tables.pool.close()
+            await bus.close()
+
+
+async def printed_counts(stack: EmbeddedStack) -> dict[str, Any]:
+    """What `python -m millrace_telemetry counts` says of executions and steps."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "millrace_telemetry",
+        "counts",
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "MILLRACE_DATABASE_URL": stack.database_url},
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    found = json.loads(output)
+    return {name: found[name] for name in ("executions", "steps")}
+
+
+async def test_a_wrong_setting_is_named_in_one_line() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "millrace_telemetry",
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "MILLRACE_DATABASE_POOL_MAX": "none"},
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"MILLRACE_DATABASE_POOL_MAX" in errors
+    assert b"Traceback" not in errors
+
+
+def test_secrets_do_not_show_in_settings() -> None:
+    settings = TelemetrySettings(database_url=SecretStr("postgresql://user:hunter2@host/db"))
+    assert "hunter2" not in repr(settings)
