@@ -59,9 +59,9 @@ def test_reads_yaml_1_2_and_json(text: str, data: Any):
         ("a: b\x00", [("NUL is not allowed in a definition", 1, 5)]),
         ("a: 1\nb: \x07", [("control character U+0007 is not allowed in a definition", 2, 4)]),
         (b"a: 1\nb: \xff", [("byte 0xff at offset 8 is not UTF-8; save the file as UTF-8", 2, 1)]),
-        ("a: 99999999999999999999", [("a: this number does not fit into 64 bits; quote it", None, None)]),
+        ("a: 99999999999999999999", [("a: this number does not fit into 64 bits; quote it", 1, 1)]),
         ("? [a]\n: 1", [("a key must be text, not an object or a list", 1, 3)]),
-        ('{"a": "\\ud800"}', [("a: text holds half of a surrogate pair, which is not a character", None, None)]),
+        ('{"a": "\\ud800"}', [("a: text holds half of a surrogate pair, which is not a character", 1, 1)]),
     ],
 )
 def test_refuses_by_name(source: str | bytes, expected: list[Any]):

@@ -158,3 +158,13 @@ def test_any_text_compiles_or_is_refused(text: str):
         compile_template("${{" + text)
     except TemplateInvalid:
         return
+
+
+def test_an_expression_must_close_within_its_bound():
+    with pytest.raises(TemplateInvalid, match="no }} follows within 1024 bytes"):
+        compile_template("${{ " + "1 + " * 100_000)
+
+
+def test_expressions_are_counted():
+    with pytest.raises(TemplateInvalid, match="over 5000 expressions"):
+        compile_template(["${{ index }}"] * 5_002)

@@ -7,19 +7,16 @@ keys, several documents.
 """
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
+from millrace_shared.definition.data import check_data
 from millrace_shared.definition.errors import DefinitionInvalid, Problem
 from millrace_shared.definition.limits import NESTING_DEPTH_MAX, PROBLEMS_MAX, SOURCE_BYTES_MAX
 from millrace_shared.definition.locations import Location, Position, spell_location
-
-INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
-"""Whole numbers that every part of the system can carry."""
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOLEANS = {
@@ -30,7 +27,6 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]{1,60}|[0-9]{1,60}(?:\.[0-9]{0,60})?)(?:[eE][-+]?[0-9]{1,5})?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
-_SAFE = "\ufffd"
 
 
 class Document:
@@ -93,15 +89,14 @@ def load(source: str | bytes) -> Document:
     if text.lstrip().startswith(("{", "[")):
         data = _from_json(text)
         if data is not None:
-            return Document(data, check_data(data), text)
+            return _checked(Document(data, [], text))
     try:
         document = _Builder(text).build()
     except yaml.YAMLError as error:
         raise DefinitionInvalid([_syntax_problem(error)]) from None
     except _Stop as stop:
         raise DefinitionInvalid([stop.problem]) from None
-    document.problems.extend(check_data(document.data))
-    return document
+    return _checked(document)
 
 
 def from_data(data: Any) -> Document:
@@ -110,10 +105,17 @@ def from_data(data: Any) -> Document:
     Raises:
         DefinitionInvalid: It is too large or too deep, or no JSON.
     """
-    problems = check_data(data)
-    if problems:
-        raise DefinitionInvalid(problems)
-    return Document(data, [])
+    document = _checked(Document(data, []))
+    if document.problems:
+        raise DefinitionInvalid(document.problems)
+    return document
+
+
+def _checked(document: Document) -> Document:
+    for location, message in check_data(document.data):
+        line, column = document.position(location) or (None, None)
+        document.problems.append(Problem(spell_location(location), message, line, column))
+    return document
 
 
 def _decoded(source: str | bytes) -> str:
@@ -293,58 +295,3 @@ def _syntax_problem(error: yaml.YAMLError) -> Problem:
         return Problem("", message)
     hint = "indent with spaces" if "'\\t'" in str(what) or "\t" in str(what) else None
     return Problem("", message, mark.line + 1, mark.column + 1, hint)
-
-
-def check_data(data: Any) -> list[Problem]:
-    """Finds what is no JSON in data.
-
-    Raises:
-        DefinitionInvalid: There is too much of it, or it is nested too deep to be looked at any further.
-    """
-    problems: list[Problem] = []
-    left_bytes = SOURCE_BYTES_MAX
-    stack: list[tuple[Any, Location]] = [(data, ())]
-    while stack and len(problems) < PROBLEMS_MAX:
-        value, at = stack.pop()
-        left_bytes -= len(value) + 2 if isinstance(value, str) else 2
-        if left_bytes < 0:
-            raise DefinitionInvalid([Problem("", f"the definition is larger than {SOURCE_BYTES_MAX} bytes")])
-        message = None
-        if isinstance(value, Mapping | list) and len(at) > NESTING_DEPTH_MAX:
-            message = f"nested deeper than {NESTING_DEPTH_MAX} levels"
-            raise DefinitionInvalid([Problem(spell_location(at[:4]), message)])
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                if not isinstance(key, str):
-                    problems.append(Problem(spell_location(at), f"the key {str(key)[:40]} is not text"))
-                    continue
-                left_bytes -= len(key)
-                message = message or _text_mistake(key)
-                stack.append((item, (*at, key)))
-        elif isinstance(value, list):
-            stack.extend((item, (*at, index)) for index, item in enumerate(value))
-        else:
-            message = _scalar_mistake(value)
-        if message:
-            problems.append(Problem(spell_location(at), message))
-    return problems
-
-
-def _scalar_mistake(value: Any) -> str | None:
-    if isinstance(value, str):
-        return _text_mistake(value)
-    if value is None or isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return None if INTEGER_MIN <= value <= INTEGER_MAX else "this number does not fit into 64 bits; quote it"
-    if isinstance(value, float):
-        return None if math.isfinite(value) else "this is not a finite number"
-    return f"a value of type {type(value).__name__} is not JSON"
-
-
-def _text_mistake(text: str) -> str | None:
-    if "\x00" in text:
-        return "text cannot hold NUL"
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        return "text holds half of a surrogate pair, which is not a character"
-    return None

@@ -28,6 +28,7 @@ def main() -> None:
     """Answers requests until standard input ends."""
     evaluate_here(compile_program("1 + 1"), {})  # loads CEL before its memory is counted
     _limit_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides when to end
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     _write(sink, READY)
     decoder = msgspec.msgpack.Decoder(Request)
@@ -50,10 +51,13 @@ def _answer(request: Request) -> Reply:
 
 
 def _limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return  # macOS has neither; there, CEL's own iteration budget and the deadline must do
+    pages = int(statm.read_text(encoding="ascii").split()[0])
     limit_bytes = pages * resource.getpagesize() + EVALUATION_MEMORY_BYTES_MAX
     resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _write(sink: BinaryIO, message: bytes) -> None:

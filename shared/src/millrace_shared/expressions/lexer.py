@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from millrace_shared.expressions.errors import ExpressionInvalid
+from millrace_shared.expressions.limits import EXPRESSION_BYTES_MAX
 
 _TOKEN = re.compile(
     r"""
@@ -75,6 +76,9 @@ def end_of_expression(text: str, start: int) -> int:
     depth = 0
     closing: Token | None = None
     for token in tokens(text, start):
+        if token.start - start > EXPRESSION_BYTES_MAX:
+            reason = f"no }}}} follows within {EXPRESSION_BYTES_MAX} bytes, the longest that an expression may be"
+            raise ExpressionInvalid(_excerpt(text, start), reason, "close it, or move the work into a python step")
         if token.text == "{":
             depth += 1
         elif token.text == "}":

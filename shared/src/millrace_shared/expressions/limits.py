@@ -3,6 +3,9 @@
 EXPRESSION_BYTES_MAX = 1024
 """One expression, without its `${{` and `}}`."""
 
+TEMPLATE_EXPRESSIONS_MAX = 5_000
+"""Expressions in one template."""
+
 TEMPLATE_DEPTH_MAX = 32
 """Nesting of objects and lists in a template."""
 

@@ -25,7 +25,7 @@ from millrace_shared.expressions.errors import (
 )
 from millrace_shared.expressions.expression import Expression, compile_expression
 from millrace_shared.expressions.lexer import end_of_expression
-from millrace_shared.expressions.limits import TEMPLATE_DEPTH_MAX, TEXT_BYTES_MAX
+from millrace_shared.expressions.limits import TEMPLATE_DEPTH_MAX, TEMPLATE_EXPRESSIONS_MAX, TEXT_BYTES_MAX
 from millrace_shared.expressions.paths import Scope, pointer_token
 from millrace_shared.expressions.places import collect_refs
 from millrace_shared.expressions.program import Evaluate, Reference
@@ -264,6 +264,10 @@ def _compile_text(text: str, at: Location, pointer: str, uses: list[Use], mistak
     if "${{" not in text:
         return _Literal(text)
     parts: list[str | Expression] = []
+    if len(uses) > TEMPLATE_EXPRESSIONS_MAX:
+        reason = f"there are over {TEMPLATE_EXPRESSIONS_MAX} expressions in one value"
+        mistakes.append(Misplaced(at, ExpressionInvalid("", reason, "split it over several steps")))
+        return _Literal(None)
     try:
         parts.extend(compile_expression(piece[1]) if isinstance(piece, tuple) else piece for piece in _split(text))
     except ExpressionInvalid as error:
@@ -271,13 +275,18 @@ def _compile_text(text: str, at: Location, pointer: str, uses: list[Use], mistak
         return _Literal(None)
     expressions = [part for part in parts if isinstance(part, Expression)]
     uses.extend(Use(at, expression) for expression in expressions)
-    if any(_secret_name(expression) is not None for expression in expressions):
-        return _Secret(tuple(parts), pointer)
-    if len(parts) == 1 and expressions:
-        return _Whole(expressions[0], pointer)
     if not expressions:
         return _Literal("".join(part for part in parts if isinstance(part, str)))
-    return _Text(tuple(parts), text)
+    return _node_of(tuple(parts), text, pointer)
+
+
+def _node_of(parts: tuple[str | Expression, ...], text: str, pointer: str) -> _Node:
+    """Returns the node of a string that holds at least one expression."""
+    if any(isinstance(part, Expression) and _secret_name(part) is not None for part in parts):
+        return _Secret(parts, pointer)
+    if len(parts) == 1 and isinstance(parts[0], Expression):
+        return _Whole(parts[0], pointer)
+    return _Text(parts, text)
 
 
 def _split(text: str) -> Iterator[str | tuple[str, str]]:
