@@ -58,7 +58,7 @@ async def test_a_stack_keeps_its_address_and_its_messages(tmp_path: Path):
 
 
 def server(tmp_path: Path, **options: object) -> NatsServer:
-    return NatsServer(directory=tmp_path, port=4222, password="it's \"quoted\"", **options)  # type: ignore[arg-type]
+    return NatsServer(directory=tmp_path, port=4222, password='it\'s "quoted"', **options)  # type: ignore[arg-type]
 
 
 def test_only_fsync_syncs_always(tmp_path: Path):

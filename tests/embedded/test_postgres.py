@@ -65,8 +65,10 @@ async def test_commits_survive_a_kill_while_others_are_at_work(postgres: Backgro
     busy = await asyncpg.connect(url)
     backend = await busy.fetchval("SELECT pg_backend_pid()")
     work = asyncio.create_task(busy.execute("SELECT pg_sleep(600)"))
-    while await fetch(url, f"SELECT wait_event FROM pg_stat_activity WHERE pid = {backend}") != "PgSleep":
-        await asyncio.sleep(0.01)
+    asleep = f"SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = {backend}"
+    async with asyncio.timeout(10):
+        while not await fetch(url, asleep):
+            pass
     postgres.kill("postgres")
     with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
         await work
@@ -76,9 +78,9 @@ async def test_commits_survive_a_kill_while_others_are_at_work(postgres: Backgro
     assert postgres.restarts("postgres") == 1
 
 
-async def test_a_pid_file_that_names_another_program_does_not_keep_it_down(tmp_path: Path):
-    async with stack_in(tmp_path) as stack:
-        first = stack.database_url
+def test_a_pid_file_that_names_another_program_does_not_keep_it_down(tmp_path: Path):
+    with stack_in(tmp_path).in_background() as running:
+        first = running.database_url
     account = account_for(tmp_path / "postgres")
     as_account = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
     # A program of the server's own user: Postgres takes a live pid of that user for a running server.
@@ -87,18 +89,18 @@ async def test_a_pid_file_that_names_another_program_does_not_keep_it_down(tmp_p
         pid_file.write_text(f"{stranger.pid}\n{tmp_path / 'postgres'}\n1\n5432\n\n\n\n")
         if account:
             os.chown(pid_file, account.uid, account.gid)
-        async with stack_in(tmp_path) as stack:
-            assert stack.database_url == first
-            assert await fetch(first, "SELECT 1") == 1
+        with stack_in(tmp_path).in_background() as running:
+            assert running.database_url == first
+            assert running.run(fetch(first, "SELECT 1")) == 1
         assert stranger.poll() is None
         stranger.kill()
 
 
-async def test_a_first_start_that_was_killed_is_begun_again(tmp_path: Path):
+def test_a_first_start_that_was_killed_is_begun_again(tmp_path: Path):
     (tmp_path / "postgres.new").mkdir()
     (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")
-    async with stack_in(tmp_path) as stack:
-        assert await fetch(stack.database_url, "SELECT 1") == 1
+    with stack_in(tmp_path).in_background() as running:
+        assert running.run(fetch(running.database_url, "SELECT 1")) == 1
     assert not (tmp_path / "postgres.new").exists()
     assert not list(tmp_path.glob(".pw-*"))
 

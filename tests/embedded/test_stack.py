@@ -37,7 +37,7 @@ async def stack(tmp_path: Path, fake_services: dict[str, str]) -> AsyncIterator[
 
 
 def environment_of(stack: EmbeddedStack, name: str) -> dict[str, str]:
-    with urllib.request.urlopen(f"{stack.url(name)}/environment") as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{stack.url(name)}/environment") as answer:
         environment: dict[str, str] = json.load(answer)
         return environment
 
@@ -99,7 +99,7 @@ async def test_a_port_asked_for_by_number_is_that_port_or_an_error(tmp_path: Pat
 
     async with api_at_port("first") as stack:
         assert stack.api_url == f"http://127.0.0.1:{port}"
-        with pytest.raises(PortTakenError, match=f"127.0.0.1:{port} is taken"):
+        with pytest.raises(PortTakenError, match=rf"127\.0\.0\.1:{port} is taken"):
             await api_at_port("second").start()
 
 
@@ -147,8 +147,8 @@ def test_a_stack_runs_without_an_event_loop(background: BackgroundStack):
     assert background.pid("orchestrator") != killed
     background.restart("orchestrator")
     assert background.restarts("orchestrator") == 2
+    background.kill("orchestrator")
     with pytest.raises(TimeoutError):
-        background.kill("orchestrator")
         background.wait_ready("orchestrator", timeout_s=0.001)
 
 

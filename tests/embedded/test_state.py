@@ -109,9 +109,7 @@ def test_a_directory_that_cannot_be_made_is_refused_with_what_to_do(tmp_path: Pa
 
 
 def _sleeper() -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True
-    )
+    return subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
 
 
 def test_what_an_earlier_run_left_is_ended(directory: DataDirectory):

@@ -38,9 +38,7 @@ async def test_stages_start_in_order_and_stop_in_reverse(supervisor: Supervisor,
     assert supervisor.names == []
 
 
-async def test_a_killed_process_comes_back_and_everyone_hears_of_it(
-    supervisor: Supervisor, worker: Worker, story: Any
-):
+async def test_a_killed_process_comes_back_and_everyone_hears_of_it(supervisor: Supervisor, worker: Worker, story: Any):
     await supervisor.start([worker()])
     killed = supervisor.kill("worker")
     assert not supervisor.is_ready("worker")
@@ -178,9 +176,7 @@ async def test_a_paused_process_stops_cleanly(supervisor: Supervisor, worker: Wo
     assert story.events[-1].detail == "exited with code 0"
 
 
-async def test_what_a_process_started_ends_with_it(
-    supervisor: Supervisor, worker: Worker, tmp_path: Path, gone: Gone
-):
+async def test_what_a_process_started_ends_with_it(supervisor: Supervisor, worker: Worker, tmp_path: Path, gone: Gone):
     await supervisor.start([worker("parent", "parent")])
     first = int((tmp_path / "parent" / "child").read_text())
     assert started_at(first) is not None

@@ -62,9 +62,7 @@ class ClusterPlace:
         Raises:
             DataDirectoryError: it failed; the message has its last words.
         """
-        as_account = (
-            {"user": self.account.uid, "group": self.account.gid, "extra_groups": []} if self.account else {}
-        )
+        as_account = {"user": self.account.uid, "group": self.account.gid, "extra_groups": []} if self.account else {}
         try:
             subprocess.run(  # noqa: S603 - our own program and arguments
                 [self.programs / arguments[0], *arguments[1:]],
@@ -85,13 +83,11 @@ class ClusterPlace:
         except subprocess.CalledProcessError as error:
             last_words = "\n".join((error.stderr or error.stdout or "").splitlines()[-8:])
             raise DataDirectoryError(
-                f"{arguments[0]} could not make a database in {self.directory} as uid {self._uid}:\n"
-                f"{last_words}"
+                f"{arguments[0]} could not make a database in {self.directory} as uid {self._uid}:\n{last_words}"
             ) from error
         except subprocess.TimeoutExpired as error:
             raise DataDirectoryError(
-                f"{arguments[0]} did not finish within {_INITDB_TIMEOUT_S:g} s in {self.directory}: "
-                "is the disk hung?"
+                f"{arguments[0]} did not finish within {_INITDB_TIMEOUT_S:g} s in {self.directory}: is the disk hung?"
             ) from error
 
     @property

@@ -26,9 +26,7 @@ class StackLockedError(EmbeddedError, TerminalError):
     def __init__(self, data_dir: Path, pid: int | None) -> None:
         self.pid = pid
         holder = f"process {pid}" if pid else "another process"
-        super().__init__(
-            f"{data_dir} is in use by {holder}. Stop that one first, or choose another MILLRACE_DATA_DIR."
-        )
+        super().__init__(f"{data_dir} is in use by {holder}. Stop that one first, or choose another MILLRACE_DATA_DIR.")
 
 
 class BinaryUnavailableError(EmbeddedError, TerminalError):

@@ -74,8 +74,6 @@ def kill_and_wait(pids: Iterable[int], *, timeout_s: float) -> list[int]:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + timeout_s
-    while (alive := [pid for pid, mark in marks.items() if started_at(pid) == mark]) and (
-        time.monotonic() < deadline
-    ):
+    while (alive := [pid for pid, mark in marks.items() if started_at(pid) == mark]) and (time.monotonic() < deadline):
         time.sleep(_POLL_S)
     return alive

@@ -46,9 +46,7 @@ class Backoff:
 class Keeper:
     """One process and everything that happens to it. Created and driven by the supervisor."""
 
-    def __init__(
-        self, spec: ProcessSpec, log_path: Path, listeners: Sequence[Listener], backoff: Backoff
-    ) -> None:
+    def __init__(self, spec: ProcessSpec, log_path: Path, listeners: Sequence[Listener], backoff: Backoff) -> None:
         self.spec = spec
         self.restarts = 0
         self._log_path = log_path

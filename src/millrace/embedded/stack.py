@@ -78,8 +78,7 @@ class EmbeddedStack:
         for service, count in services.items():
             if service not in SERVICES or not 0 <= count <= INSTANCES_MAX:
                 raise ValueError(
-                    f"services asks for {count} of {service!r}: "
-                    f"at most {INSTANCES_MAX} each of {', '.join(SERVICES)}"
+                    f"services asks for {count} of {service!r}: at most {INSTANCES_MAX} each of {', '.join(SERVICES)}"
                 )
         self.directory = DataDirectory(data_dir.resolve())
         self.durability: Durability = durability

@@ -132,9 +132,7 @@ class DirectoryLock:
         except BlockingIOError:
             holder = os.pread(file, 32, 0).decode(errors="replace").strip()
             os.close(file)
-            raise StackLockedError(
-                self._directory.root, int(holder) if holder.isdecimal() else None
-            ) from None
+            raise StackLockedError(self._directory.root, int(holder) if holder.isdecimal() else None) from None
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         self._file = file

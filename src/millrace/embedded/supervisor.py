@@ -26,9 +26,7 @@ class Supervisor:
         backoff: how long restarts wait.
     """
 
-    def __init__(
-        self, logs: Path, *, listeners: Sequence[Listener] = (), backoff: Backoff | None = None
-    ) -> None:
+    def __init__(self, logs: Path, *, listeners: Sequence[Listener] = (), backoff: Backoff | None = None) -> None:
         self._logs = logs
         self._listeners = tuple(listeners)
         self._backoff = backoff or Backoff()
@@ -116,9 +114,7 @@ class Supervisor:
             async with asyncio.timeout(timeout_s):
                 await self._keeper(name).wait_ready()
         except TimeoutError:
-            raise TimeoutError(
-                f"{name} is not ready after {timeout_s:g} s; see {self.log_path(name)}"
-            ) from None
+            raise TimeoutError(f"{name} is not ready after {timeout_s:g} s; see {self.log_path(name)}") from None
 
     def _keeper(self, name: str) -> Keeper:
         for stage in self._stages:

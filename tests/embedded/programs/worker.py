@@ -1,7 +1,8 @@
 """A process for the supervisor's tests. `worker.py DIRECTORY [BEHAVIOUR...]`
 
 It is ready when DIRECTORY/ready exists. While DIRECTORY/broken exists it exits with 3 at once.
-Behaviours: `stubborn` ignores SIGTERM; `mute` never becomes ready; `parent` has a child, whose pid is in DIRECTORY/child.
+Behaviours: `stubborn` ignores SIGTERM; `mute` never becomes ready; `parent` has a child, whose pid is in
+DIRECTORY/child.
 """
 
 import signal
@@ -11,9 +12,10 @@ from pathlib import Path
 
 directory, behaviour = Path(sys.argv[1]), set(sys.argv[2:])
 (directory / "ready").unlink(missing_ok=True)
-print("a line of the worker", flush=True)
+sys.stdout.write("a line of the worker\n")
+sys.stdout.flush()
 if (directory / "broken").exists():
-    print("the worker is broken", flush=True)
+    sys.stdout.write("the worker is broken\n")
     sys.exit(3)
 signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in behaviour else lambda *_: sys.exit(0))
 if "parent" in behaviour:
