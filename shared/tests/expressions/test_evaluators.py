@@ -1,11 +1,13 @@
 import os
 import resource
 import signal
+import sys
 import threading
 from typing import Any, Self
 
 import pytest
 
+from millrace_shared.expressions.cel import evaluate_here
 from millrace_shared.expressions.errors import ExpressionError
 from millrace_shared.expressions.evaluators import BoundedEvaluator, ChildEvaluator, LocalEvaluator
 from millrace_shared.expressions.expression import compile_expression
@@ -112,6 +114,18 @@ def test_results_are_bounded(evaluator: BoundedEvaluator):
 def test_values_are_json(text: str, reason: str, evaluator: BoundedEvaluator):
     with pytest.raises(ExpressionError, match=reason):
         evaluator.evaluate(program(text), {})
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[null, null]", "{'a': {'b': null}}", "dyn(inputs.none)", "inputs.none == null"]
+)
+def test_nulls_do_not_use_up_none(text: str):
+    compiled, variables = program(text), {"inputs": {"none": None}}
+    evaluate_here(compiled, variables)
+    before = sys.getrefcount(None)
+    for _ in range(500):
+        evaluate_here(compiled, variables)
+    assert abs(sys.getrefcount(None) - before) < 250  # other threads of the interpreter move it a little
 
 
 def test_threads_share_an_evaluator(evaluator: BoundedEvaluator):
