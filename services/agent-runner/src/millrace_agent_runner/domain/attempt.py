@@ -17,6 +17,15 @@ SPEC_BYTES_CACHED_MAX = 32 * 1024
 """The spec of a step is the same for each of its attempts, so decoded ones are kept, unless they are large."""
 
 
+NULL = msgspec.Raw(b"null")
+"""What absent and null decode to: msgspec has no optional raw values."""
+
+
+def present(raw: msgspec.Raw) -> bytes | None:
+    """Return a raw value's bytes; None for absent and null."""
+    return None if raw == NULL else bytes(raw)
+
+
 class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     """The static part of a step, as the definition has it.
 
@@ -24,9 +33,14 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     call: str = ""
-    agent: msgspec.Raw | None = None
-    output: msgspec.Raw | None = None
+    agent: msgspec.Raw = NULL
+    output: msgspec.Raw = NULL
     secrets: tuple[str, ...] = ()
+
+    @property
+    def output_schema(self) -> bytes | None:
+        """The JSON Schema of the step's output, if it has one."""
+        return present(self.output)
 
 
 @dataclass(slots=True)

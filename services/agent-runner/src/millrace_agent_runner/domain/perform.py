@@ -10,7 +10,6 @@ from millrace_agent_runner.domain.attempt import Attempt, Executor, Spec, spec_o
 from millrace_agent_runner.domain.outcome import CANCELLED, error_of, timed_out
 from millrace_agent_runner.domain.schemas import check_output
 from millrace_agent_runner.domain.secrets import SecretOf, put_in, scrub_value
-from millrace_agent_runner.errors import TerminalFailure
 from millrace_shared.messages import NOTHING, ErrorInfo, RunStep, StepResult, WorkKind
 from millrace_shared.values import Payload
 
@@ -71,13 +70,10 @@ class Performer:
         if step.secrets:
             attempt.input, attempt.secrets = put_in(attempt.input, step.secrets, self._secret_of)
         output = await self._executors[step.kind](attempt)
-        if attempt.spec.output is not None:
-            check_output(bytes(attempt.spec.output), output)
-        try:
-            return await self._values.pack(step.workspace, scrub_value(output, attempt.secrets))
-        except OverflowError as error:
-            message = f"the output cannot be written as JSON: {error}; pass large numbers as text"
-            raise TerminalFailure(message, category="invalid_output", code="output_not_json") from error
+        schema = attempt.spec.output_schema
+        if schema is not None:
+            check_output(schema, output)
+        return await self._values.pack(step.workspace, scrub_value(output, attempt.secrets))
 
     def succeeded(self, attempt: Attempt, output: Payload, started_at: float) -> StepResult:
         """Return the result of an attempt that came to its end."""

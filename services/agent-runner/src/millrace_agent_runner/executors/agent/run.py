@@ -10,7 +10,7 @@ from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import UsageLimits
 
-from millrace_agent_runner.domain.attempt import Attempt, current
+from millrace_agent_runner.domain.attempt import NULL, Attempt, current, present
 from millrace_agent_runner.domain.schemas import check_output
 from millrace_agent_runner.errors import StepFailure, TerminalFailure
 from millrace_agent_runner.executors.agent.executor import CallFacts
@@ -47,7 +47,7 @@ class _AgentSpec(msgspec.Struct, frozen=True):
     instructions: str | None = None
     tools: tuple[str | _Tool, ...] = ()
     temperature: float | None = None
-    output: msgspec.Raw | None = None
+    output: msgspec.Raw = NULL
     limits: _Limits = _Limits()
 
 
@@ -115,10 +115,11 @@ class AgentRuns:
 
 
 def _decoded(attempt: Attempt) -> tuple[_AgentSpec, _Input]:
-    if attempt.spec.agent is None:
+    raw = present(attempt.spec.agent)
+    if raw is None:
         raise TerminalFailure("the step names no agent", category="internal", code="spec_invalid")
     try:
-        return _spec_decoder.decode(attempt.spec.agent), msgspec.convert(attempt.input or {}, _Input)
+        return _spec_decoder.decode(raw), msgspec.convert(attempt.input or {}, _Input)
     except msgspec.ValidationError as error:
         message = f"the agent or its input is not one that this runner knows: {error}"
         raise TerminalFailure(message, category="input_invalid", code="agent_invalid") from error
@@ -126,10 +127,8 @@ def _decoded(attempt: Attempt) -> tuple[_AgentSpec, _Input]:
 
 def _schema_of(attempt: Attempt, spec: _AgentSpec) -> bytes | None:
     """The JSON Schema of the answer; a step's own goes before the agent's. None: the answer is text."""
-    schema = attempt.spec.output if attempt.spec.output is not None else spec.output
-    if schema is None or bytes(schema) == b"null":
-        return None
-    return None if _is_text(msgspec.json.decode(schema)) else bytes(schema)
+    schema = attempt.spec.output_schema or present(spec.output)
+    return None if schema is None or _is_text(msgspec.json.decode(schema)) else schema
 
 
 def _is_text(schema: Any) -> bool:
