@@ -1,0 +1,203 @@
+"""Models of an orchestrator and a runner: the effects of the real ones in their order, any of which may be the last.
+
+`Faults` decides where an actor crashes. A crash loses the actor's memory and whatever it had not yet done; what it did
+stays done.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from millrace_orchestrator.domain.commands import Abort, Arm, Command, Release, Run, commands, outstanding
+from millrace_orchestrator.domain.decide import decide
+from millrace_orchestrator.domain.evolve import advance, fold
+from millrace_orchestrator.domain.plan import Plan
+from millrace_orchestrator.domain.state import ExecutionState
+from millrace_shared.ids import attempt_key
+from millrace_shared.messages import (
+    LOG_VERSION,
+    ErrorInfo,
+    InboxMessage,
+    RunStep,
+    StartRequest,
+    StepResult,
+    TimerFired,
+    Transition,
+)
+from millrace_shared.values import Payload
+from world import FenceLost, Stored, World
+
+
+class Crash(Exception):
+    """The actor is gone."""
+
+
+@dataclass
+class Faults:
+    """How likely an actor dies between any two of its effects."""
+
+    rng: random.Random
+    crash: float
+
+    def maybe(self) -> None:
+        """Die here, perhaps."""
+        if self.rng.random() < self.crash:
+            raise Crash
+
+
+def no_cel(*_: Any) -> Any:
+    """The simulated workflows need none."""
+    raise AssertionError("a simulated workflow used CEL")
+
+
+@dataclass
+class Orchestrator:
+    """Load, decide, append, perform, acknowledge. Its cache may be stale: the fence finds out."""
+
+    world: World
+    plans: dict[str, Plan]
+    faults: Faults
+    cache: dict[str, tuple[ExecutionState, int]] = field(default_factory=dict)
+    memos: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    timers: list[tuple[float, TimerFired]] = field(default_factory=list)
+    leases: dict[str, set[int]] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Be a new process."""
+        self.cache.clear()
+        self.memos.clear()
+        self.timers.clear()
+        self.leases.clear()
+
+    def take_over(self) -> None:
+        """Perform again what every active execution waits for."""
+        for request in self.world.active():
+            self.handle(request, None, again=True)
+
+    def step(self) -> bool:
+        """Handle one message or one timer of its own; tell whether there was any."""
+        due = [entry for entry in self.timers if entry[0] <= self.world.now]
+        if due:
+            self.timers.remove(due[0])
+            self.handle(due[0][1], None, again=False)
+            return True
+        received = self.world.receive()
+        if received is None:
+            return False
+        stored, message = received
+        self.handle(message, stored, again=stored.deliveries > 1)
+        return True
+
+    def handle(self, message: InboxMessage, stored: Stored | None, *, again: bool) -> None:
+        """Do what the engine does with one message."""
+        world, execution_id = self.world, message.execution_id
+        state, length = self._state(message, again=again)
+        plan = self.plans[execution_id]
+        memo = self.memos.setdefault(execution_id, {})
+        decision = decide(plan, state, message, world.now, no_cel, {}, memo)
+        after = decision.state
+        if after is None:  # a cancel before its start: look again later
+            return
+        performed: list[Command]
+        if decision.events:
+            self.faults.maybe()
+            after = advance(after, after.version + 1)
+            transition = Transition(LOG_VERSION, execution_id, after.version, world.now, decision.events)
+            try:
+                world.append(execution_id, length, transition)
+            except FenceLost:
+                self.cache.pop(execution_id, None)
+                if stored is not None:
+                    stored.visible_at = world.now
+                return
+            self.faults.maybe()
+            length += 1
+            performed = commands(plan, after, decision.events)
+        else:
+            performed = list(outstanding(plan, after)) if again or after.finished else []
+        self.cache[execution_id] = (after, length)
+        if isinstance(message, StartRequest) and stored is not None:
+            self.leases.setdefault(execution_id, set()).add(stored.sequence)
+        for command in performed:
+            self.perform(command)
+            self.faults.maybe()
+        if stored is not None and not isinstance(message, StartRequest) and world.rng.random() > 0.02:
+            world.inbox.pop(stored.sequence, None)
+
+    def perform(self, command: Command) -> None:
+        """Do one command."""
+        match command:
+            case Run():
+                self.world.queue(command.step)
+            case Arm() if command.fired.kind != "execution_timeout" and command.due - self.world.now > 4:
+                self.world.schedule(command.due, command.fired)
+            case Arm():
+                self.timers.append((command.due, command.fired))
+            case Abort():
+                self.world.purge_work(command.execution_id)
+            case Release():
+                for sequence in self.leases.pop(command.execution_id, ()):
+                    self.world.inbox.pop(sequence, None)
+
+    def next_moment(self) -> float | None:
+        """Return when its next timer is due."""
+        return min((due for due, _ in self.timers), default=None)
+
+    def _state(self, message: InboxMessage, *, again: bool) -> tuple[ExecutionState | None, int]:
+        execution_id = message.execution_id
+        cached = self.cache.get(execution_id)
+        if cached is not None:
+            return cached
+        if isinstance(message, StartRequest) and not again:
+            return None, 0
+        log = self.world.read(execution_id)
+        return (fold(self.plans[execution_id], log), len(log)) if log else (None, 0)
+
+
+@dataclass
+class Runner:
+    """Take work, perform it, send the result, acknowledge."""
+
+    world: World
+    faults: Faults
+    failures: float
+
+    def step(self) -> bool:
+        """Do one piece of work; tell whether there was any."""
+        taken = self.world.take_work()
+        if taken is None:
+            return False
+        subject, work = taken
+        self.faults.maybe()
+        key = attempt_key(work.step, work.item, work.attempt)
+        self.world.performed[work.execution_id, key] += 1
+        result = self.outcome(work)
+        self.faults.maybe()
+        if self.world.rng.random() < 0.97:
+            self.world.send(result)
+            self.faults.maybe()
+            if self.world.rng.random() < 0.97:  # an acknowledgement may be lost
+                self.world.work.pop(subject, None)
+        return True
+
+    def outcome(self, work: RunStep) -> StepResult:
+        """The same for the same attempt, whoever performs it and how often: what a fair world would show."""
+        key = f"{work.execution_id}/{attempt_key(work.step, work.item, work.attempt)}"
+        rng = random.Random(key)
+        error = None
+        if rng.random() < self.failures:
+            category = rng.choice(("server_error", "timeout", "user_code"))
+            error = ErrorInfo(category, category, "it failed")
+        now = self.world.now
+        return StepResult(
+            execution_id=work.execution_id,
+            step=work.step,
+            attempt=work.attempt,
+            item=work.item,
+            started_at=now,
+            finished_at=now,
+            output=Payload({"by": key}) if error is None else Payload(),
+            error=error,
+        )

@@ -1,0 +1,103 @@
+"""The simulation can fail: each bug planted here is found within a few hundred histories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import actors
+import pytest
+import world
+from millrace_orchestrator.domain import decide, ending, readiness
+from millrace_orchestrator.domain.commands import Arm, Run
+from simulate import simulate
+
+SEEDS = 300
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def _append_without_fence(patch: pytest.MonkeyPatch) -> None:
+    def append(self: world.World, execution_id: str, _length: int, transition: Any) -> None:
+        self.logs[execution_id].append(world.encode(transition))
+
+    patch.setattr(world.World, "append", append)
+
+
+def _forget_what_is_outstanding(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(actors, "outstanding", lambda _plan, _state: [])
+
+
+def _believe_every_result(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decide, "_is_current", lambda draft, *_: draft.state_or_none and not draft.state_or_none.finished)
+
+
+def _ignore_run_rules(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(readiness, "rule_against", lambda _step, _state: None)
+
+
+def _ignore_max_parallel(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(readiness, "has_free_place", lambda _draft: True)
+
+
+def _start_work_while_ending(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ending, "_sweep", lambda *_args, **_kwargs: None)
+
+
+def _lose(kind: type) -> Plant:
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        perform = actors.Orchestrator.perform
+
+        def without(self: actors.Orchestrator, command: Any) -> None:
+            if not isinstance(command, kind):
+                perform(self, command)
+
+        patch.setattr(actors.Orchestrator, "perform", without)
+
+    return plant
+
+
+def _skip_a_child(patch: pytest.MonkeyPatch) -> None:
+    consider = readiness.consider
+
+    def without_the_last(draft: Any, step_id: str) -> None:
+        if step_id != list(draft.plan.steps)[-1]:
+            consider(draft, step_id)
+
+    patch.setattr(decide, "consider", without_the_last)
+
+
+def _dispatch_twice(patch: pytest.MonkeyPatch) -> None:
+    emit = decide.Draft.emit
+
+    def twice(self: Any, event: Any) -> None:
+        emit(self, event)
+        if type(event).__name__ == "StepScheduled":
+            self.events.append(event)
+
+    patch.setattr(decide.Draft, "emit", twice)
+
+
+BUGS: dict[str, Plant] = {
+    "ignored fence": _append_without_fence,
+    "nothing performed again after a takeover": _forget_what_is_outstanding,
+    "late results believed": _believe_every_result,
+    "run rules ignored": _ignore_run_rules,
+    "max_parallel ignored": _ignore_max_parallel,
+    "work started while ending": _start_work_while_ending,
+    "lost timer": _lose(Arm),
+    "lost dispatch": _lose(Run),
+    "skipped child": _skip_a_child,
+    "double dispatch": _dispatch_twice,
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    BUGS[bug](monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            simulate(seed)
+        except Exception:
+            return
+    pytest.fail(f"{SEEDS} histories did not notice: {bug}")
