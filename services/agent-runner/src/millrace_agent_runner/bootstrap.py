@@ -64,6 +64,7 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
             yield worker
         finally:
             await worker.stop()
+            await agent.close()
             await http.close()
             await ops.stop()
     finally:

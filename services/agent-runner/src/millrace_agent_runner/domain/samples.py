@@ -11,6 +11,8 @@ import math
 from typing import Any
 
 DEPTH_MAX = 20
+OPTIONAL_DEPTH_MAX = 5
+"""What may be left out is left out below this, so that a schema that refers to itself comes to an end."""
 ITEMS_MAX = 50
 _FORMATS = {
     "date": "2026-01-15",
@@ -63,7 +65,8 @@ class _Sampler:
         if kind == "object" or (kind is None and "properties" in schema):
             return self._object(schema, depth)
         if kind == "array":
-            count = min(max(schema.get("minItems", 1), 1 if schema.get("maxItems", 1) else 0), ITEMS_MAX)
+            wanted = 1 if depth < OPTIONAL_DEPTH_MAX and schema.get("maxItems", 1) else 0
+            count = min(max(schema.get("minItems", 0), wanted), ITEMS_MAX)
             return [self.value(schema.get("items", {}), depth + 1) for _ in range(count)]
         if kind == "integer":
             return math.ceil(_number(schema))
@@ -77,11 +80,10 @@ class _Sampler:
         properties = schema.get("properties", {})
         names = [*properties, *(name for name in schema.get("required", []) if name not in properties)]
         required = set(schema.get("required", []))
-        # Optional members end where a schema refers to itself.
         return {
             name: self.value(properties.get(name, {}), depth + 1)
             for name in names
-            if name in required or depth < DEPTH_MAX // 4
+            if name in required or depth < OPTIONAL_DEPTH_MAX
         }
 
     def _string(self, schema: dict[str, Any]) -> str:

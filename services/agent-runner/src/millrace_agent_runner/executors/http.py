@@ -6,6 +6,7 @@ error: 5xx `server_error` and 429 `rate_limit` may be retried, 408 is a `timeout
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MESSAGE_REFUSED = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 """Headers that describe the connection; an author who could set them could smuggle a second request."""
+
+_HOST = re.compile(r"^[^\s%/?#@\\]+$")
+_HEADER_NAME = re.compile(r"^[A-Za-z0-9!#$&'*+.^_`|~-]+$")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Answer(NamedTuple):
@@ -202,7 +207,9 @@ def _decode_request(data: Any) -> Call:
         call = msgspec.convert(data, Call)
     except msgspec.ValidationError as error:
         raise TerminalFailure(f"the request is not one: {error}", category="input_invalid") from error
-    for name in call.headers or {}:
+    for name, value in (call.headers or {}).items():
+        if not _HEADER_NAME.match(name) or _CONTROL.search(value):
+            raise TerminalFailure(f"the header {name[:100]!r} cannot be sent", category="input_invalid")
         if name.lower() in _MESSAGE_REFUSED:
             raise TerminalFailure(f'the header "{name}" is set by the runner itself', category="input_invalid")
     return call
@@ -214,6 +221,8 @@ def _build(call: Call) -> httpx.Request:
     url = httpx.URL(call.url)
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError(f'"{call.url[:200]}" is not an absolute http or https address')
+    if not _HOST.match(url.host):
+        raise ValueError(f'"{url.host[:200]}" is not a host name')
     if url.userinfo:
         raise ValueError("the address holds a user or password; pass an Authorization header instead")
     if call.query:

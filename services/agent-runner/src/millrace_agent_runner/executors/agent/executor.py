@@ -61,6 +61,11 @@ class AgentExecutor:
         """
         return await (self._runs or await self._open()).run(attempt)
 
+    async def close(self) -> None:
+        """Close the connections to providers."""
+        if self._runs is not None:
+            await self._runs.close()
+
     async def _open(self) -> AgentRuns:
         async with self._opening:
             if self._runs is None:

@@ -12,14 +12,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import NamedTuple
 
 from pydantic_ai.models import Model
 
-from millrace_agent_runner.errors import TerminalFailure
+from millrace_agent_runner.errors import RetryableFailure, TerminalFailure
 from millrace_agent_runner.executors.agent.offline import offline_model
 
-MODELS_CACHED_MAX = 256
+MODELS_MAX = 1_000
+"""Each keeps connections of its own."""
 OFFLINE = "offline"
 _UNUSED_KEY = "no-key-needed"
 
@@ -44,6 +47,7 @@ class Models:
         self._openai_base_url = openai_base_url
         self._keys = {name: environment[name] for names in KEYS.values() for name in names if environment.get(name)}
         self._models: dict[str, Model] = {}
+        self._open = AsyncExitStack()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -54,7 +58,7 @@ class Models:
         """Return the address that takes the place of a provider's own, or None."""
         return self._openai_base_url if provider == "openai" else None
 
-    def get(self, name: str) -> Model:
+    async def get(self, name: str) -> Model:
         """Return the model called `provider:model`.
 
         Raises:
@@ -63,12 +67,18 @@ class Models:
         found = self._models.get(name)
         if found is None:
             provider, _, model = name.partition(":")
-            found = self._make(provider, model)
-            if len(self._models) < MODELS_CACHED_MAX:
-                self._models[name] = found
+            found = self._models[name] = await self._make(provider, model)
         return found
 
-    def _make(self, provider: str, model: str) -> Model:
+    async def close(self) -> None:
+        """Close the connections of all models."""
+        self._models.clear()
+        await self._open.aclose()
+
+    async def _make(self, provider: str, model: str) -> Model:
+        if len(self._models) >= MODELS_MAX:
+            message = f"this runner has used {MODELS_MAX} models since it started, its limit; restart it"
+            raise RetryableFailure(message, category="internal", code="models_exhausted")
         if provider == OFFLINE:
             return offline_model(model)
         make = _MAKERS.get(provider)
@@ -76,7 +86,11 @@ class Models:
             known = ", ".join([*_MAKERS, OFFLINE])
             message = f'there is no model provider "{provider}" (in "{provider}:{model}"); there are: {known}'
             raise TerminalFailure(message, category="input_invalid", code="provider_unknown")
-        return make(model, self._key(provider), self.endpoint(provider))
+        made = make(model, self._key(provider), self.endpoint(provider))
+        if made.close is not None:
+            self._open.push_async_callback(made.close)
+        await self._open.enter_async_context(made.model)
+        return made.model
 
     def _key(self, provider: str) -> str:
         for name in KEYS[provider]:
@@ -91,49 +105,57 @@ class Models:
         raise TerminalFailure(message, category="auth", code="api_key_missing")
 
 
-def _openai(model: str, key: str, base_url: str | None) -> Model:
+class _Made(NamedTuple):
+    """A model, and what closes a client that it does not own."""
+
+    model: Model
+    close: Callable[[], Awaitable[None]] | None = None
+
+
+def _openai(model: str, key: str, base_url: str | None) -> _Made:
     from openai import AsyncOpenAI
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
     client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0)
-    return OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client))
+    return _Made(OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client)), client.close)
 
 
-def _anthropic(model: str, key: str, _: str | None) -> Model:
+def _anthropic(model: str, key: str, _: str | None) -> _Made:
     from anthropic import AsyncAnthropic
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
     client = AsyncAnthropic(api_key=key, max_retries=0)
-    return AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client))
+    return _Made(AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client)), client.close)
 
 
-def _groq(model: str, key: str, _: str | None) -> Model:
+def _groq(model: str, key: str, _: str | None) -> _Made:
     from groq import AsyncGroq
     from pydantic_ai.models.groq import GroqModel
     from pydantic_ai.providers.groq import GroqProvider
 
     client = AsyncGroq(api_key=key, max_retries=0)
-    return GroqModel(model, provider=GroqProvider(groq_client=client))
+    return _Made(GroqModel(model, provider=GroqProvider(groq_client=client)), client.close)
 
 
-def _google(model: str, key: str, _: str | None) -> Model:
+def _google(model: str, key: str, _: str | None) -> _Made:
     from google.genai.types import HttpRetryOptions
     from pydantic_ai.models.google import GoogleModel
     from pydantic_ai.providers.google import GoogleProvider
 
-    return GoogleModel(model, provider=GoogleProvider(api_key=key, retry_options=HttpRetryOptions(attempts=1)))
+    provider = GoogleProvider(api_key=key, retry_options=HttpRetryOptions(attempts=1))
+    return _Made(GoogleModel(model, provider=provider))
 
 
-def _mistral(model: str, key: str, _: str | None) -> Model:
+def _mistral(model: str, key: str, _: str | None) -> _Made:
     from pydantic_ai.models.mistral import MistralModel
     from pydantic_ai.providers.mistral import MistralProvider
 
-    return MistralModel(model, provider=MistralProvider(api_key=key))
+    return _Made(MistralModel(model, provider=MistralProvider(api_key=key)))
 
 
-_MAKERS: Mapping[str, Callable[[str, str, str | None], Model]] = {
+_MAKERS: Mapping[str, Callable[[str, str, str | None], _Made]] = {
     "openai": _openai,
     "anthropic": _anthropic,
     "groq": _groq,

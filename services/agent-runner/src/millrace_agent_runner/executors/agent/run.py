@@ -77,6 +77,10 @@ class AgentRuns:
         self._tools = tools
         self._facts = facts
 
+    async def close(self) -> None:
+        """Close the connections to providers."""
+        await self._models.close()
+
     async def run(self, attempt: Attempt) -> Any:
         """Run the agent of an attempt and return its answer.
 
@@ -89,7 +93,7 @@ class AgentRuns:
         configs = {tool.name: tool.config for tool in spec.tools if isinstance(tool, _Tool)} | data.tools
         tools = self._tools.build(names, configs, attempt)
         model = MeteredModel(
-            self._models.get(spec.model),
+            await self._models.get(spec.model),
             spec.model,
             self._models.endpoint(spec.model.partition(":")[0]),
             attempt,
