@@ -15,7 +15,7 @@ from typing import Any
 
 from millrace_shared.codec import encode
 from millrace_shared.execution.changes import Key, RowChange
-from millrace_shared.execution.tables import TABLES, Table
+from millrace_shared.execution.tables import TABLES, Rule, Table
 
 SCHEMA = "telemetry"
 
@@ -74,39 +74,58 @@ ROW_COUNTS = {name: f"SELECT count(*) FROM {SCHEMA}.{name}" for name in (*TABLES
 
 
 @lru_cache(maxsize=256)
-def upsert(table: Table, set_columns: tuple[str, ...]) -> str:
-    """Return the statement that writes rows whose changes set exactly `set_columns`.
+def upsert(table: Table, columns: tuple[str, ...]) -> str:
+    """Return the statement that writes rows with changes of `columns`.
 
-    Its parameters are arrays: the key's columns, `set_columns`, the table's `first` columns, then its `add` columns.
+    Its parameters are arrays: those of the key's columns, then those of `columns`.
     """
-    first, add = table.columns_of("first"), table.columns_of("add")
-    columns = (*table.key, *set_columns, *first, *add)
-    arrays = ", ".join(f"${n}::{table.columns[name].type}[]" for n, name in enumerate(columns, 1))
-    updates = [f"{name} = EXCLUDED.{name}" for name in set_columns]
-    updates += [f"{name} = coalesce(t.{name}, EXCLUDED.{name})" for name in first]
-    updates += [f"{name} = t.{name} + EXCLUDED.{name}" for name in add]
+    names = (*table.key, *columns)
+    arrays = ", ".join(f"${n}::{table.columns[name].type}[]" for n, name in enumerate(names, 1))
     return (
-        f"INSERT INTO {SCHEMA}.{table.name} AS t ({', '.join(columns)})\n"
+        f"INSERT INTO {SCHEMA}.{table.name} AS t ({', '.join(names)})\n"
         f"SELECT * FROM unnest({arrays})\n"
-        f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {', '.join(updates)}"
+        f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET "
+        + ", ".join(_UPDATES[table.columns[name].rule].format(name) for name in columns)
     )
 
 
+_UPDATES: Mapping[Rule, str] = {
+    "set": "{0} = EXCLUDED.{0}",
+    "first": "{0} = coalesce(t.{0}, EXCLUDED.{0})",
+    "add": "{0} = t.{0} + EXCLUDED.{0}",
+}
+
+
 def writes(table: Table, rows: Mapping[Key, RowChange]) -> Iterable[tuple[str, list[list[Any]]]]:
-    """Yield (statement, arrays) for each group of `rows` that set the same columns."""
+    """Yield (statement, arrays) for each group of `rows` that set the same columns.
+
+    Sums and first values that no row of a group has are left out: encoding an array costs more than anything else
+    here, by its elements.
+    """
     groups: dict[frozenset[str], list[tuple[Key, RowChange]]] = {}
     for key, change in rows.items():
         groups.setdefault(frozenset(change.set), []).append((key, change))
-    first, add = table.columns_of("first"), table.columns_of("add")
-    for names, group in groups.items():
-        set_columns = tuple(name for name in table.columns if name in names)
+    for set_columns, group in groups.items():
+        changes = [change for _, change in group]
+        columns: list[str] = []
         arrays: list[list[Any]] = [list(values) for values in zip(*(key for key, _ in group), strict=True)]
-        for name in set_columns:
-            values = [change.set[name] for _, change in group]
+        for name in (name for name in table.columns if name in set_columns):
+            values = [change.set[name] for change in changes]
+            columns.append(name)
             arrays.append(_json(values) if table.columns[name].type in {"json", "jsonb"} else values)
-        arrays.extend([change.first.get(name) for _, change in group] for name in first)
-        arrays.extend([change.add.get(name, 0) for _, change in group] for name in add)
-        yield upsert(table, set_columns), arrays
+        for name in _present(table, "first", (change.first for change in changes)):
+            columns.append(name)
+            arrays.append([change.first.get(name) for change in changes])
+        for name in _present(table, "add", (change.add for change in changes)):
+            columns.append(name)
+            arrays.append([change.add.get(name, 0) for change in changes])
+        yield upsert(table, tuple(columns)), arrays
+
+
+def _present(table: Table, rule: Rule, values: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns of `rule` that any of `values` has, in the table's order."""
+    present = set().union(*values)
+    return [name for name in table.columns_of(rule) if name in present]
 
 
 def _json(values: list[Any]) -> list[str | None]:
