@@ -148,7 +148,7 @@ class Orchestrator:
     def _state(self, message: InboxMessage, *, again: bool) -> tuple[ExecutionState | None, int]:
         execution_id = message.execution_id
         cached = self.cache.get(execution_id)
-        if cached is not None:
+        if cached is not None and not again:  # what is performed again must not come from a stale memory
             return cached
         if isinstance(message, StartRequest) and not again:
             return None, 0

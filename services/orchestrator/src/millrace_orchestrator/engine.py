@@ -193,14 +193,18 @@ class Engine:
             turn = turns.get(execution_id)
             if turn is None:
                 turn = turns[execution_id] = _Turn(execution_id, execution=self._executions.get(execution_id))
+            if arrival.again:
+                # Somebody else may have moved it on, and the fence guards appends only: what is performed again must
+                # follow from the log, not from a memory that may be stale.
+                turn.execution = None
             turn.arrivals.append((arrival, message))
         return list(turns.values())
 
     async def _load(self, turn: _Turn) -> None:
         """Find the execution's state: in its log, or, for a start that comes for the first time, nowhere."""
-        arrival, first = turn.arrivals[0]
+        _, first = turn.arrivals[0]
         try:
-            if isinstance(first, StartRequest) and not arrival.again:
+            if isinstance(first, StartRequest) and not any(one.again for one, _ in turn.arrivals):
                 turn.execution = Execution(await self._plans.get(first.definition))
                 return
             turn.execution = await self._journal.load(turn.execution_id)
