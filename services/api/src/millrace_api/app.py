@@ -6,13 +6,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from millrace_api.metrics import Measured
 from millrace_api.routes import executions, live, operations, problems, shapes, workflows
-from millrace_api.routes.exchange import Adapters
-
-PREFIX = "/api/v1"
+from millrace_api.routes.exchange import PREFIX, Adapters
 
 DESCRIPTION = """
 Starts workflows of LLM agents and shows what they did.
@@ -29,14 +28,31 @@ def build(adapters: Adapters) -> ASGIApp:
     """Return the application that serves `adapters`."""
     app = FastAPI(title="Millrace", version="1", description=DESCRIPTION, redirect_slashes=False)
     app.state.adapters = adapters
-    app.include_router(executions.router, prefix=PREFIX)
-    app.include_router(workflows.router, prefix=PREFIX)
+    app.include_router(executions.router)
+    app.include_router(workflows.router)
     app.include_router(operations.router)
     app.include_router(live.router)
     app.include_router(live.router, prefix=PREFIX)
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return Measured(app)
+    return Measured(_WithoutNul(app))
+
+
+class _WithoutNul:
+    """Refuses addresses with NUL characters: no store takes them, and every parameter would have to look for them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "\x00" in scope.get("path", "") or b"%00" in scope.get("query_string", b""):
+            response = problems.problem("request_invalid", "the address holds a NUL character (%00)")
+            if scope["type"] == "websocket":
+                await WebSocket(scope, receive, send).send_denial_response(response)
+            else:
+                await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.group_commit import GroupCommit
 from millrace_shared.bus.publisher import Publisher
 from millrace_shared.bus.streams import ensure_streams
-from millrace_shared.errors import BusUnavailable
 from millrace_shared.postgres import Pool, create_pool, migrate
 from millrace_shared.postgres import connect as connect_database
 from millrace_shared.service import instance_name
@@ -86,9 +85,8 @@ async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) ->
     executions = Executions(connection, projection, definitions, acceptance)
 
     async def check_nats() -> None:
-        if not connection.is_connected:
-            raise BusUnavailable("not connected")
-        await connection.flush(timeout=1)
+        # Not `flush`: when that times out, the late answer ends nats-py's read loop for good.
+        await connection.jetstream("INFO")
 
     async def check_postgres() -> None:
         await pool.fetchval("SELECT 1")

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
+import pytest_asyncio
 
 from millrace_api.bootstrap import Running, serve
 from millrace_api.settings import ApiSettings
@@ -171,14 +172,26 @@ async def running_api(
         await database.close()
 
 
-@pytest.fixture
-async def api(nats_url: str, database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
-    """An api with the projection's tables."""
-    async with running_api(nats_url, database_url, tmp_path) as started:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(nats_url: str, database_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """An api with the projection's tables, shared by the tests of a module: each saves workflows of its own."""
+    async with running_api(nats_url, database_url, tmp_path_factory.mktemp("api")) as started:
         yield started
 
 
 @pytest.fixture
+def start_api(nats_url: str, database_url: str, tmp_path: Path) -> Callable[[], AbstractAsyncContextManager[Api]]:
+    """Start another api on the same servers."""
+    return lambda: running_api(nats_url, database_url, tmp_path)
+
+
+@pytest.fixture
+def start_api_on(fresh_database_url: str, tmp_path: Path) -> Callable[[str], AbstractAsyncContextManager[Api]]:
+    """Start an api on a NATS server of the test's own."""
+    return lambda nats_url: running_api(nats_url, fresh_database_url, tmp_path)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def lonely_api(nats_url: str, fresh_database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
     """An api where no telemetry service has ever run."""
     async with running_api(nats_url, fresh_database_url, tmp_path, projected=False) as started:

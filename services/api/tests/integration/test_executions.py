@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import msgspec
+import pytest
 
 from millrace_shared import subjects
 from millrace_shared.bus.log_reader import read_last, read_subject
@@ -19,6 +20,8 @@ from millrace_shared.messages import (
     StepScheduled,
 )
 from millrace_shared.values import Payload
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DETAIL_FIELDS = {
     "id",

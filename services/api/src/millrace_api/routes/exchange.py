@@ -27,6 +27,8 @@ from millrace_shared.blobs import Blobs
 from millrace_shared.bus.group_commit import GroupCommit
 from millrace_shared.ops import Check
 
+PREFIX = "/api/v1"
+
 _encode = msgspec.json.Encoder().encode
 
 

@@ -28,6 +28,7 @@ from millrace_api.identity import Identity
 from millrace_api.routes import shapes
 from millrace_api.routes.exchange import (
     LIMIT,
+    PREFIX,
     Caller,
     Cursor,
     Json,
@@ -45,7 +46,7 @@ from millrace_shared.ids import new_id
 from millrace_shared.messages import CancelRequest
 from millrace_shared.values import Payload
 
-router = APIRouter(tags=["executions"])
+router = APIRouter(prefix=PREFIX, tags=["executions"])
 
 CANCEL_BODY_BYTES_MAX = 16 * 1024
 EVENTS_DEFAULT = 100
@@ -82,7 +83,7 @@ async def launch(request: Request, identity: Identity, workflow: str | None) -> 
         outcome = await offered.waiting.store_and_wait(candidate, wait_s)
         if outcome.execution is not None:
             found = outcome.execution
-            location = {"Location": f"/api/v1/executions/{found.row['id']}"}
+            location = {"Location": f"{PREFIX}/executions/{found.row['id']}"}
             return Json(rendering.detail(found.row, found.steps, found.definition), headers=location)
         accepted = outcome.accepted
         status = 202
@@ -93,7 +94,7 @@ async def launch(request: Request, identity: Identity, workflow: str | None) -> 
     shown = rendering.accepted(stored.execution_id, stored.execution_name, stored.workflow_id, stored.requested_at)
     if not accepted.first:
         shown["status"] = (await offered.executions.get(identity.workspace, stored.execution_id)).row["status"]
-    return Json(shown, status, {"Location": f"/api/v1/executions/{stored.execution_id}"})
+    return Json(shown, status, {"Location": f"{PREFIX}/executions/{stored.execution_id}"})
 
 
 @router.get("/executions", summary="List executions", responses=shapes.json_of(shapes.ExecutionPage))

@@ -22,6 +22,7 @@ from millrace_api.errors import Refused
 from millrace_api.routes import shapes
 from millrace_api.routes.exchange import (
     LIMIT,
+    PREFIX,
     Caller,
     Cursor,
     Json,
@@ -34,7 +35,7 @@ from millrace_api.routes.exchange import (
 from millrace_api.routes.executions import launch, page_of_executions
 from millrace_shared.definition.schema import json_schema
 
-router = APIRouter(tags=["workflows"])
+router = APIRouter(prefix=PREFIX, tags=["workflows"])
 
 Ref = Annotated[str, Path(min_length=1, max_length=200, description="Id or name of the workflow.")]
 Version = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -57,7 +58,7 @@ async def create_workflow(request: Request, caller: Caller) -> Response:
     draft = await _draft(request)
     workflow = await adapters(request).workflows.create(caller, draft)
     shown = render(workflow) | {"warnings": list(draft.warnings)}
-    return Json(shown, 201, {"Location": f"/api/v1/workflows/{workflow.id}"})
+    return Json(shown, 201, {"Location": f"{PREFIX}/workflows/{workflow.id}"})
 
 
 @router.post(
@@ -129,7 +130,7 @@ async def save_workflow(request: Request, caller: Caller, ref: Ref) -> Response:
                 raise
             workflow, changed = await store.save(caller, ref, draft)
     shown = render(workflow) | {"warnings": list(draft.warnings)}
-    return Json(shown, 201 if changed else 200, {"Location": f"/api/v1/workflows/{workflow.id}"})
+    return Json(shown, 201 if changed else 200, {"Location": f"{PREFIX}/workflows/{workflow.id}"})
 
 
 @router.delete("/workflows/{ref}", status_code=204, summary="Archive a workflow", response_class=Response)
