@@ -10,8 +10,9 @@ import pytest
 from millrace.embedded import BackgroundStack
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.publisher import Outgoing, Publisher
+from millrace_shared.bus.streams import ensure_streams
 from millrace_shared.errors import DatabaseUnavailable
-from millrace_telemetry.adapters.follower import Follower
+from millrace_telemetry.adapters.follower import REQUEST_BYTES_MAX, Follower
 from millrace_telemetry.errors import LogDiverged
 from millrace_telemetry.metrics import StreamMetrics
 
@@ -113,12 +114,19 @@ async def test_a_server_restart_in_the_middle(
     assert await read(follower, 93) == list(range(8, 101))
 
 
-async def test_messages_larger_than_one_request_carries(
-    bus: Connection, publisher: Publisher, follower: Follower
+async def test_more_bytes_than_one_request_carries(
+    publisher: Publisher, follower: Follower, eventually: Eventually
 ) -> None:
-    await publish(publisher, 7, size_bytes=3_500_000)
+    await publish(publisher, 12, size_bytes=3_500_000)
     await follower.start(0, "")
-    assert await read(follower, 7) == list(range(1, 8))
+
+    async def enough() -> bool:
+        return follower._size_bytes > REQUEST_BYTES_MAX and not follower._asked
+
+    await eventually(enough, "the buffer is full by size")
+    assert follower._size_bytes <= 2 * REQUEST_BYTES_MAX
+    assert await read(follower, 12) == list(range(1, 13))
+    assert follower._size_bytes == 0
 
 
 async def test_stopping_leaves_no_consumer(bus: Connection, publisher: Publisher, follower: Follower) -> None:
@@ -146,6 +154,20 @@ async def test_another_stream_than_before_is_refused(
     await publish(publisher, 10)
     with pytest.raises(LogDiverged, match="rebuild"):
         await follower.start(after, subject)
+
+
+async def test_a_stream_that_is_replaced_while_it_is_followed_is_refused(
+    bus: Connection, publisher: Publisher, follower: Follower
+) -> None:
+    await publish(publisher, 10)
+    await follower.start(0, "")
+    assert await read(follower, 10) == list(range(1, 11))
+    await bus.jetstream("STREAM.DELETE.EVENTS")
+    await ensure_streams(bus)
+    await publisher.publish(Outgoing("ev.0.other", b"x"))
+    await publish(publisher, 20)
+    with pytest.raises(LogDiverged, match="message 10 of EVENTS is not the one"):
+        await read(follower, 1)
 
 
 async def test_filters_leave_out_other_subjects_and_jumps_are_no_loss(bus: Connection, publisher: Publisher) -> None:

@@ -45,7 +45,7 @@ def test_nothing_stays_of_a_refused_message() -> None:
 
 @given(st.binary(max_size=200))
 @settings(max_examples=100)
-def test_any_bytes_are_taken_or_refused(payload: bytes) -> None:
+def test_bytes_that_are_no_message_are_refused(payload: bytes) -> None:
     for batch in (LogBatch(), FactBatch()):
         with pytest.raises(MessageInvalid):
             batch.add(log_subject(ID), 1, payload)

@@ -36,7 +36,8 @@ SILENCE_S = 2.5 * HEARTBEAT_S
 INACTIVE_S = 120.0
 """The server removes a consumer that nobody has asked for this long."""
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
-"""Most bytes that one request brings; more than the largest message (4 MiB), so it always brings one."""
+"""Most bytes that one request brings; more than the largest message (4 MiB), so it always brings one. No request is
+sent while more than this waits here, so memory is bounded by twice this."""
 REOPEN_WAIT_S = 0.25
 
 
@@ -76,7 +77,9 @@ class Follower:
         self._metrics = metrics
         self._messages: deque[Message] = deque()
         self._arrived = asyncio.Event()
+        self._size_bytes = 0
         self._received = 0
+        self._subject = ""
         self._delivered = 0
         self._behind = 0
         self._asked = 0
@@ -94,8 +97,7 @@ class Follower:
             LogDiverged: this stream is not the one that `after` was counted in.
             BusUnavailable: the server did not answer.
         """
-        await self._compare(after, subject)
-        self._received = after
+        self._received, self._subject = after, subject
         self._connection.on_reconnect.append(self._on_reconnect)
         await self._open()
 
@@ -117,12 +119,17 @@ class Follower:
         Args:
             messages_max: most messages to return.
             linger_s: how long to let more arrive when there are fewer.
+
+        Raises:
+            LogDiverged: the server came back with another stream.
+            Exception: what `interrupt` was given.
         """
         await self._wait()
         if linger_s and len(self._messages) < messages_max and self._broken is None:
             await asyncio.sleep(linger_s)
         messages = self._messages
         taken = [messages.popleft() for _ in range(min(len(messages), messages_max))]
+        self._size_bytes -= sum(len(message.payload) for message in taken)
         self._ask()
         return taken
 
@@ -149,8 +156,13 @@ class Follower:
             error, self._interruption = self._interruption, None
             raise error
 
-    async def _compare(self, after: int, subject: str) -> None:
-        """Is this the stream that was followed before? Its end, and the last message's subject, say so."""
+    async def _compare(self) -> None:
+        """Is this the stream that was followed before? Its end, and the last message's subject, say so.
+
+        A server that does not sync each write may come back from a power failure without its last messages, and give
+        their sequences to others.
+        """
+        after, subject = self._received, self._subject
         state = (await self._connection.jetstream(f"STREAM.INFO.{self._stream}"))["state"]
         if state["last_seq"] < after:
             raise LogDiverged(
@@ -169,6 +181,7 @@ class Follower:
                 )
 
     async def _open(self) -> None:
+        await self._compare()
         self._broken = None
         self._delivered = 0
         self._asked = 0
@@ -216,6 +229,8 @@ class Follower:
         room = self._capacity - len(self._messages)
         if self._asked or self._broken is not None or room <= self._capacity // 2:
             return
+        if self._size_bytes > REQUEST_BYTES_MAX:
+            return
         self._asked = room
         self._heard_at = time.monotonic()
         request = {
@@ -243,7 +258,8 @@ class Follower:
         stream_sequence = int(sequence)
         if stream_sequence != self._received + 1 and not self._filters:
             self._on_gap(self._received + 1, stream_sequence - 1)
-        self._received = stream_sequence
+        self._received, self._subject = stream_sequence, subject
+        self._size_bytes += len(payload)
         self._behind = int(pending)
         self._asked -= 1
         self._messages.append(Message(stream_sequence, subject, payload))
