@@ -12,7 +12,7 @@ from millrace_orchestrator.domain import decide, ending, readiness
 from millrace_orchestrator.domain.commands import Arm, Run
 from simulate import simulate
 
-SEEDS = 300
+SEEDS = 1_000
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -78,9 +78,15 @@ def _dispatch_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(decide.Draft, "emit", twice)
 
 
+def _take_a_message_for_late_from_memory(patch: pytest.MonkeyPatch) -> None:
+    create = actors.Orchestrator.__init__
+    patch.setattr(actors.Orchestrator, "__init__", lambda self, *args: create(self, *args, trusts_memory=True))
+
+
 BUGS: dict[str, Plant] = {
     "ignored fence": _append_without_fence,
     "nothing performed again after a takeover": _forget_what_is_outstanding,
+    "results dropped on the word of a stale memory": _take_a_message_for_late_from_memory,
     "late results believed": _believe_every_result,
     "run rules ignored": _ignore_run_rules,
     "max_parallel ignored": _ignore_max_parallel,

@@ -71,6 +71,7 @@ class _Turn:
     execution_id: str
     arrivals: list[tuple[Arrival, InboxMessage]] = field(default_factory=list)
     execution: Execution | None = None
+    from_memory: bool = False
     after: Execution | None = None
     events: tuple[Event, ...] = ()
     payload: bytes = b""
@@ -192,11 +193,12 @@ class Engine:
                 continue
             turn = turns.get(execution_id)
             if turn is None:
-                turn = turns[execution_id] = _Turn(execution_id, execution=self._executions.get(execution_id))
+                known = self._executions.get(execution_id)
+                turn = turns[execution_id] = _Turn(execution_id, execution=known, from_memory=known is not None)
             if arrival.again:
                 # Somebody else may have moved it on, and the fence guards appends only: what is performed again must
                 # follow from the log, not from a memory that may be stale.
-                turn.execution = None
+                turn.execution, turn.from_memory = None, False
             turn.arrivals.append((arrival, message))
         return list(turns.values())
 
@@ -249,7 +251,13 @@ class Engine:
                 for reference in needed.refs:
                     loaded[reference] = await self._blobs.load(workspace, reference)
             else:
-                return
+                if turn.events or not turn.from_memory:
+                    return
+                # The fence guards what is appended. That a message means nothing must be read from the log as well:
+                # a stale memory would take the result of a step that somebody else has started for a late one.
+                turn.from_memory = False
+                execution = await self._journal.load(turn.execution_id) or execution
+                turn.execution = execution
 
     async def _draft(
         self, turn: _Turn, execution: Execution, state: ExecutionState | None, events: tuple[Event, ...]
