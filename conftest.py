@@ -7,8 +7,9 @@ the same fixtures are backed by the official images, where there is a Docker eng
 
 import asyncio
 import os
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -23,32 +24,43 @@ POSTGRES_IMAGE = "postgres:18"
 
 
 @pytest.fixture(scope="session")
-def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_directory() -> Iterator[Callable[[], Path]]:
+    """Makes empty directories for servers to keep their data in.
+
+    Not below pytest's own (`tmp_path`): every pytest session that starts closes that one to other accounts, and
+    when root runs the tests, Postgres runs as another account.
+    """
+    with tempfile.TemporaryDirectory(prefix="millrace-tests-") as root:
+        yield lambda: Path(tempfile.mkdtemp(dir=root))
+
+
+@pytest.fixture(scope="session")
+def nats_url(server_directory: Callable[[], Path]) -> Iterator[str]:
     """The session's NATS server, shared: tests keep apart by stream and subject names. See `fresh_nats`."""
-    with _nats_server(tmp_path_factory.mktemp("nats")) as url:
+    with _nats_server(server_directory()) as url:
         yield url
 
 
 @pytest.fixture
-def fresh_nats(tmp_path: Path) -> Iterator[BackgroundStack]:
+def fresh_nats(server_directory: Callable[[], Path]) -> Iterator[BackgroundStack]:
     """A NATS server of the test's own (about 100 ms), for fixed stream names, kills and restarts.
 
     `fresh_nats.nats_url`, `fresh_nats.kill("nats")`, `fresh_nats.wait_ready("nats")`.
     """
-    stack = EmbeddedStack(tmp_path / "fresh-nats", durability="interval", servers=("nats",), services={})
+    stack = EmbeddedStack(server_directory(), durability="interval", servers=("nats",), services={})
     with stack.in_background() as running:
         yield running
 
 
 @pytest.fixture
-def fresh_nats_url(tmp_path: Path) -> Iterator[str]:
+def fresh_nats_url(server_directory: Callable[[], Path]) -> Iterator[str]:
     """The URL of an empty NATS server of the test's own."""
-    with _nats_server(tmp_path) as url:
+    with _nats_server(server_directory()) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url(server_directory: Callable[[], Path]) -> Iterator[str]:
     """The session's PostgreSQL server: its administrative database. Tests want `database_url`."""
     if _in_containers():
         from testcontainers.postgres import PostgresContainer
@@ -56,8 +68,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with PostgresContainer(POSTGRES_IMAGE, driver=None) as container:
             yield container.get_connection_url()
         return
-    directory = tmp_path_factory.mktemp("postgres")
-    stack = EmbeddedStack(directory, durability="interval", servers=("postgres",), services={})
+    stack = EmbeddedStack(server_directory(), durability="interval", servers=("postgres",), services={})
     with stack.in_background() as running:
         yield running.database_url
 

@@ -2,7 +2,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def worker(tmp_path: Path) -> Callable[..., ProcessSpec]:
 
 
 @pytest.fixture
-def gone() -> Iterator[Callable[[int], None]]:
+def gone() -> Callable[[int], None]:
     """Waits until a process is no more."""
 
     def wait(pid: int) -> None:
@@ -81,3 +81,9 @@ def gone() -> Iterator[Callable[[int], None]]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def tmp_path(server_directory: Callable[[], Path]) -> Path:
+    """A directory where Postgres can run as root's other account, see `server_directory`."""
+    return server_directory()

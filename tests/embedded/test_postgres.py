@@ -3,6 +3,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import asyncpg
 import pytest
@@ -19,8 +20,8 @@ def stack_in(directory: Path, **options: object) -> EmbeddedStack:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundStack]:
-    with stack_in(tmp_path_factory.mktemp("cluster")).in_background() as running:
+def postgres(server_directory: Callable[[], Path]) -> Iterator[BackgroundStack]:
+    with stack_in(server_directory()).in_background() as running:
         yield running
 
 
@@ -105,15 +106,16 @@ def test_a_first_start_that_was_killed_is_begun_again(tmp_path: Path):
     assert not list(tmp_path.glob(".pw-*"))
 
 
-async def test_a_long_path_gets_a_short_socket_and_keeps_it(tmp_path: Path):
+def test_a_long_path_gets_a_short_socket_and_keeps_it(tmp_path: Path):
     deep = tmp_path / ("d" * 100) / "data"
     urls = []
     for _ in range(2):
-        async with stack_in(deep) as stack:
-            urls.append(stack.database_url)
-            assert await fetch(stack.database_url, "SELECT 1") == 1
+        with stack_in(deep).in_background() as running:
+            urls.append(running.database_url)
+            assert running.run(fetch(urls[0], "SELECT 1")) == 1
     assert urls[0] == urls[1]
     assert "host=%2Ftmp%2Fmillrace-" in urls[0]
+    Path(unquote(urls[0].partition("host=")[2].partition("&")[0])).rmdir()
 
 
 def test_a_short_directory_that_is_not_private_any_more_is_not_used_again(tmp_path: Path):

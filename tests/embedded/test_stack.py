@@ -99,7 +99,7 @@ async def test_a_port_asked_for_by_number_is_that_port_or_an_error(tmp_path: Pat
 
     async with api_at_port("first") as stack:
         assert stack.api_url == f"http://127.0.0.1:{port}"
-        with pytest.raises(PortTakenError, match=rf"127\.0\.0\.1:{port} is taken"):
+        with pytest.raises(PortTakenError, match="is taken"):
             await api_at_port("second").start()
 
 

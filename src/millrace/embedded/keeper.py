@@ -12,7 +12,7 @@ from pathlib import Path
 from millrace.embedded.errors import EmbeddedError, ProcessStartError
 from millrace.embedded.events import EventKind, Listener, ProcessEvent
 from millrace.embedded.logs import rotate_if_large, tail
-from millrace.embedded.process import ProcessSpec, describe_exit, kill_group, spawn, terminate
+from millrace.embedded.process import ProcessSpec, describe_exit, kill_group, send, spawn, terminate
 
 _PROBE_INTERVAL_S_MIN, _PROBE_INTERVAL_S_MAX = 0.01, 0.25
 _PROBE_TIMEOUT_S = 5.0
@@ -101,7 +101,7 @@ class Keeper:
             raise ProcessLookupError(f"{self.spec.name} is not running")
         if number in _ENDING_SIGNALS:
             self._ready.clear()
-        self._process.send_signal(number)
+        send(self._process, number)
         return self._process.pid
 
     async def _keep_running(self) -> None:

@@ -12,12 +12,13 @@ which pools hide.
 
 import asyncio
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
 from millrace.embedded import binaries
-from millrace.embedded.cluster import SUPERUSER, ClusterPlace, create_cluster
+from millrace.embedded.cluster import SUPERUSER, ClusterPlace, create_cluster, open_the_way
 from millrace.embedded.errors import DataDirectoryError
 from millrace.embedded.identity import kill_and_wait, working_in
 from millrace.embedded.nats import Durability
@@ -44,6 +45,7 @@ class PostgresServer:
         durability: `interval` acknowledges a commit before its fsync (`synchronous_commit = off`): the last
             commits may be lost on a power failure, the cluster is never damaged. fsync itself is always on.
         tcp_port: on 127.0.0.1; None listens on the socket only.
+        on_opened: told which directories were opened for the account to pass through.
     """
 
     directory: Path
@@ -52,6 +54,7 @@ class PostgresServer:
     account: Account | None = None
     durability: Durability = "fsync"
     tcp_port: int | None = None
+    on_opened: Callable[[list[Path]], None] = field(default=lambda _changed: None, repr=False)
 
     @property
     def url(self) -> str:
@@ -78,6 +81,9 @@ class PostgresServer:
         )
 
     async def _prepare(self) -> None:
+        if self.account is not None:
+            for path in (self.directory, binaries.postgres_bin() / "postgres"):
+                self.on_opened(open_the_way(path, self.account))
         await asyncio.to_thread(self._clear_remains)
         place = ClusterPlace(self.directory, binaries.postgres_bin(), self.account)
         if not (self.directory / "PG_VERSION").exists():
@@ -88,14 +94,15 @@ class PostgresServer:
         """Make way after a kill -9.
 
         The killed server's children may live on for a moment, attached to its shared memory, and then the
-        next start is refused. And its `postmaster.pid` names a pid that may by now be another program of the
+        next start is refused. And its lock files name a pid that may by now be another program of the
         same user, and then the next start is refused for ever. We hold the lock of the data directory, so
         nobody else's server can be running here.
         """
         remains = working_in(self.directory, command="postgres")
         if stubborn := kill_and_wait(remains, timeout_s=_ORPHANS_TIMEOUT_S):
             raise DataDirectoryError(f"processes {stubborn} still use {self.directory} and do not die.")
-        (self.directory / "postmaster.pid").unlink(missing_ok=True)
+        for lock in (self.directory / "postmaster.pid", *self.socket_dir.glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
 
     def config(self) -> str:
         """The configuration file: a small server that is as durable as a big one."""

@@ -76,6 +76,16 @@ async def spawn(spec: ProcessSpec, log_path: Path) -> Process:
         os.close(log)
 
 
+def send(process: Process, number: signal.Signals) -> None:
+    """Signal a process that has not been seen to exit.
+
+    Not `process.send_signal`: that reaps a child which has just died, and the event loop, which waits for the same
+    child, then never learns how it ended.
+    """
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+
+
 def kill_group(process: Process) -> None:
     """SIGKILL the process and what it started (its group has the same number, see `spawn`)."""
     with suppress(ProcessLookupError, PermissionError):
@@ -92,9 +102,8 @@ async def terminate(process: Process, spec: ProcessSpec, hurry: asyncio.Event) -
     """
     if process.returncode is not None:
         return  # its group was killed when it died; by now the number may be someone else's
-    with suppress(ProcessLookupError):
-        process.send_signal(spec.stop_signal)
-        process.send_signal(signal.SIGCONT)  # one that was paused cannot stop
+    send(process, spec.stop_signal)
+    send(process, signal.SIGCONT)  # one that was paused cannot stop
     exited = asyncio.ensure_future(process.wait())
     hurried = asyncio.ensure_future(hurry.wait())
     await asyncio.wait({exited, hurried}, timeout=spec.stop_grace_s, return_when=asyncio.FIRST_COMPLETED)

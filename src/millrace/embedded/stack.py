@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
-from millrace.embedded.cluster import account_for, choose_socket_dir, open_the_way
+from millrace.embedded.cluster import account_for, choose_socket_dir
 from millrace.embedded.errors import EmbeddedError, PortTakenError
 from millrace.embedded.events import Listener
 from millrace.embedded.keeper import Backoff
@@ -217,13 +217,7 @@ class EmbeddedStack:
         ]
 
     def _plan_postgres(self) -> PostgresServer:
-        from millrace.embedded import binaries
-
         account = account_for(self.directory.postgres)
-        if account is not None:
-            for path in (self.directory.postgres, binaries.postgres_bin() / "postgres"):
-                changed = open_the_way(path, account)
-                self.opened += [parent for parent in changed if parent != self.directory.root]
         self._state.socket_dir = choose_socket_dir(self.directory.run, self._state.socket_dir, account)
         return PostgresServer(
             directory=self.directory.postgres,
@@ -232,7 +226,11 @@ class EmbeddedStack:
             account=account,
             durability=self.durability,
             tcp_port=self._state.port("postgres") if self._postgres_tcp else None,
+            on_opened=self._note_opened,
         )
+
+    def _note_opened(self, changed: list[Path]) -> None:
+        self.opened += [path for path in changed if path != self.directory.root and path not in self.opened]
 
     def _service_port(self, service: str, number: int) -> int:
         if service != "api" or number > 1:
