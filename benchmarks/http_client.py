@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 
@@ -65,7 +65,7 @@ class HttpClient:
         self._count = connections
         self._free: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
 
-    async def __aenter__(self) -> HttpClient:
+    async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         for _ in range(self._count):
             _, connection = await loop.create_connection(_Connection, self._host, self._port)
@@ -128,3 +128,10 @@ def cpu_seconds(pids: Sequence[int]) -> float:
             fields = stat.read().rsplit(") ", 1)[1].split()
         total += (int(fields[11]) + int(fields[12])) / 100
     return total
+
+
+def memory_mb(pid: int) -> int:
+    """Return the resident memory of a process (Linux)."""
+    with open(f"/proc/{pid}/status") as status:  # noqa: PTH123
+        line = next(line for line in status if line.startswith("VmRSS"))
+    return round(int(line.split()[1]) / 1024)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from http_client import HttpClient, closed_loop, cpu_seconds
+from http_client import HttpClient, closed_loop, cpu_seconds, memory_mb
 
 from millrace.embedded import EmbeddedStack
 
@@ -57,7 +57,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 load = await closed_loop(client, arguments.count, arguments.connections, path, make)
                 used = {name: cpu_seconds([pids[name]]) - before[name] for name in before}
                 own = sum(os.times()[:2]) - own
-            rss = next(line for line in Path(f"/proc/{pids['api']}/status").read_text().splitlines() if "VmRSS" in line)
+            resident_mb = memory_mb(pids["api"])
     return {
         "durability": arguments.durability,
         "connections": arguments.connections,
@@ -69,7 +69,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
             **{name: round(seconds / arguments.count * 1e6) for name, seconds in used.items()},
             "generator": round(own / arguments.count * 1e6),
         },
-        "api_rss_mb": round(int(rss.split()[1]) / 1024),
+        "api_rss_mb": resident_mb,
     }
 
 

@@ -11,8 +11,9 @@ SELECT execution_id, step, item, status, retry_count, error, started_at, complet
 FROM telemetry.steps_now WHERE execution_id = $1 AND step = $2 AND item >= 0 ORDER BY item"""
 
 # A list shows no inputs, results or steps: those are one request away, and a page of them could be gigabytes.
-LIST_COLUMNS = """id, workflow_id, workflow_name, workflow_version, execution_number, execution_name, status, priority,
-    labels, error, tokens_used, cost_usd, unpriced_results, trace_id, created_at, started_at, completed_at, updated_at"""
+_LIST_COLUMNS = """id, workflow_id, workflow_name, workflow_version, execution_number, execution_name, status, priority,
+    labels, error, tokens_used, cost_usd, unpriced_results, trace_id,
+    created_at, started_at, completed_at, updated_at"""
 
 METRICS = """
 SELECT
@@ -42,3 +43,16 @@ WHERE workspace = $1 AND workflow_id = $2 AND status IN ('failed', 'timeout')
   AND ($3::timestamptz IS NULL OR created_at >= $3)
   AND ($4::timestamptz IS NULL OR created_at < $4)
 GROUP BY 1 ORDER BY 2 DESC, 1"""
+
+
+def page(condition: str, order: str, limit: int, skip: int) -> str:
+    """Return the statement of one page; `condition` and `order` come from `domain.filters`, and hold no values."""
+    return (
+        f"SELECT {_LIST_COLUMNS} FROM telemetry.executions WHERE {condition} "  # noqa: S608
+        f"ORDER BY {order} LIMIT {limit:d} OFFSET {skip:d}"
+    )
+
+
+def count(condition: str) -> str:
+    """Return the statement that counts what all pages hold."""
+    return f"SELECT count(*) FROM telemetry.executions WHERE {condition}"  # noqa: S608

@@ -47,18 +47,13 @@ class ProjectionReader:
         """Return the executions of a page, and how many there are on all pages."""
         condition, values = where(workspace, chosen)
         total_condition, total_values = where(workspace, chosen, paged=False)
-        query = (
-            f"SELECT {sql.LIST_COLUMNS} FROM telemetry.executions WHERE {condition} "
-            f"ORDER BY {order_by(chosen)} LIMIT {limit:d} OFFSET {skip:d}"
-        )
+        query = sql.page(condition, order_by(chosen), limit, skip)
         async with self._pool.acquire() as database:
             try:
                 rows = _rows(await database.fetch(query, *values))
                 if skip == 0 and chosen.after is None and len(rows) < limit:
                     return rows, len(rows)
-                total = await database.fetchval(
-                    f"SELECT count(*) FROM telemetry.executions WHERE {total_condition}", *total_values
-                )
+                total = await database.fetchval(sql.count(total_condition), *total_values)
             except NOT_THERE_YET:
                 return [], 0
         return rows, total

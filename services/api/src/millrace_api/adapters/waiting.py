@@ -34,6 +34,11 @@ class Waiting:
         self._waiting = 0
         self._stopping = asyncio.Event()
 
+    @property
+    def count(self) -> int:
+        """Requests that wait now."""
+        return self._waiting
+
     def stop(self) -> None:
         """End every wait now, as if its time had run out."""
         self._stopping.set()

@@ -91,6 +91,11 @@ class WorkflowFeed:
         self._task: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
 
+    @property
+    def listening(self) -> bool:
+        """Whether there is a subscription."""
+        return self._subscription is not None
+
     async def open(self, workspace: str, workflow_id: str, step: str | None = None) -> Feed:
         """Open a feed. From its return on, everything that happens is in it."""
         feed = Feed(workspace, workflow_id, step)

@@ -67,24 +67,29 @@ def response_of(error: Exception, where: str) -> Response:
     """Return the response for any exception. One that nobody foresaw is logged, and the answer says nothing of it."""
     match error:
         case Refused():
-            return problem(error.code, error.detail, error.errors, error.extra)
+            response = problem(error.code, error.detail, error.errors, error.extra)
         case Unavailable():
-            return problem(error.code, error.detail)
+            response = problem(error.code, error.detail)
         case RequestValidationError() | WebSocketRequestValidationError():
-            return _validation(error.errors())
+            response = _validation(error.errors())
         case HTTPException():
-            return _of_framework(error, where)
+            response = _of_framework(error, where)
         case BusUnavailable():
-            log.warning("%s: %s", where, error)
-            return problem("bus_unavailable", "the message bus does not answer: try again")
+            response = _away("bus_unavailable", "message bus", error, where)
         case BlobUnavailable():
-            log.warning("%s: %s", where, error)
-            return problem("blob_store_unavailable", "the blob store does not answer: try again")
+            response = _away("blob_store_unavailable", "blob store", error, where)
         case _ if isinstance(error, DatabaseUnavailable) or is_unavailable(error):
-            log.warning("%s: the database does not answer: %s", where, type(error).__name__)
-            return problem("database_unavailable", "the database does not answer: try again")
-    log.error("%s failed", where, exc_info=error)
-    return problem("internal_error", "something went wrong on our side; it was logged")
+            response = _away("database_unavailable", "database", error, where)
+        case _:
+            log.error("%s failed", where, exc_info=error)
+            response = problem("internal_error", "something went wrong on our side; it was logged")
+    return response
+
+
+def _away(code: str, what: str, error: Exception, where: str) -> Response:
+    """A dependency is away. Its own words may name hosts, so they are for the log alone."""
+    log.warning("%s: the %s does not answer: %s", where, what, error or type(error).__name__)
+    return problem(code, f"the {what} does not answer: try again")
 
 
 def _of_framework(error: HTTPException, where: str) -> Response:
