@@ -55,9 +55,7 @@ class Table:
 
     def columns_of(self, rule: Rule) -> tuple[str, ...]:
         """Return the names of the columns with this rule, in order, without the key."""
-        return tuple(
-            name for name, column in self.columns.items() if column.rule == rule and name not in self.key
-        )
+        return tuple(name for name, column in self.columns.items() if column.rule == rule and name not in self.key)
 
 
 _TEXT = Column("text")

@@ -18,9 +18,7 @@ class ExecutionView:
     """The rows of one execution, as far as its log was applied."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, dict[Key, dict[str, Any]]] = {
-            table.name: {} for table in (EXECUTIONS, STEPS, ATTEMPTS)
-        }
+        self._rows: dict[str, dict[Key, dict[str, Any]]] = {table.name: {} for table in (EXECUTIONS, STEPS, ATTEMPTS)}
 
     @classmethod
     def fold(cls, transitions: Iterable[Transition]) -> Self:

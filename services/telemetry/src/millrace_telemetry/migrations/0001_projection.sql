@@ -39,8 +39,9 @@ CREATE TABLE :schema:.executions (
     last_version      integer NOT NULL DEFAULT 0
 ) WITH (fillfactor = 80);
 
-CREATE INDEX executions_by_workspace ON :schema:.executions (workspace, status, created_at);
-CREATE INDEX executions_by_workflow ON :schema:.executions (workflow_id, created_at);
+CREATE INDEX executions_by_workspace ON :schema:.executions (workspace, created_at, id);
+CREATE INDEX executions_by_status ON :schema:.executions (workspace, status, created_at, id);
+CREATE INDEX executions_by_workflow ON :schema:.executions (workflow_id, created_at, id);
 
 CREATE TABLE :schema:.steps (
     execution_id      text COLLATE "C" NOT NULL,
