@@ -74,6 +74,7 @@ async def test_an_accepted_execution_is_durable_and_says_where_it_is(api: Any) -
     execution_id = accepted["execution_id"]
     assert answer.headers["location"] == f"/api/v1/executions/{execution_id}"
     stored = await read_last(api.orchestrator.connection, "REQUESTS", subjects.request(execution_id))
+    assert stored is not None
     request = decode_request(stored.payload)
     assert (request.workspace, request.workflow_name, request.workflow_version) == ("default", workflow, 1)
     assert request.input == Payload(data={"who": "you"})
@@ -96,7 +97,7 @@ async def test_a_thousand_posts_are_all_found_at_once(lonely_api: Any) -> None:
             shown = answer.json()
             assert shown["status"] == "pending"
             assert shown["input_variables"] == {"who": str(number)}
-            return execution_id
+            return str(execution_id)
 
     ids = await asyncio.gather(*map(post_then_get, range(1000)))
     assert len(set(ids)) == 1000
@@ -237,6 +238,7 @@ async def test_a_large_input_goes_by_claim_check_and_comes_back_whole(api: Any) 
     who = "x" * 150_000
     execution_id = await api.execution(await api.workflow(), input={"who": who})
     stored = await read_last(api.orchestrator.connection, "REQUESTS", subjects.request(execution_id))
+    assert stored is not None
     assert len(stored.payload) < 2_000
     detail = (await api.http.get(f"/api/v1/executions/{execution_id}")).json()
     assert detail["input_variables"]["stored"] is True
@@ -313,7 +315,8 @@ async def test_events_are_the_log_page_by_page(api: Any) -> None:
     ]
     assert whole["next_cursor"] is None
     assert whole["items"][2]["output"] == "hello"
-    read, cursor = [], ""
+    read: list[dict[str, Any]] = []
+    cursor: str | None = ""
     while cursor is not None:
         page = (await api.http.get(path, params={"limit": 1, **({"cursor": cursor} if cursor else {})})).json()
         read += page["items"]

@@ -10,6 +10,7 @@ import websockets
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from millrace_api.adapters.workflow_feed import FeedEnded
 from millrace_shared import subjects
 from millrace_shared.bus.publisher import Outgoing
 from millrace_shared.codec import encode
@@ -221,7 +222,7 @@ async def test_a_reader_that_is_too_slow_is_told_so(api: Any, monkeypatch: pytes
     feed = await api.running.adapters.feed.open("default", "some-workflow")
     for number in range(4):
         feed.put({"n": number})
-    with pytest.raises(Exception, match="3 messages wait") as ended:
+    with pytest.raises(FeedEnded, match="3 messages wait") as ended:
         await feed.next()
     assert ended.value.slow_reader is True
     await api.running.adapters.feed.close(feed)
@@ -231,9 +232,7 @@ async def test_stopping_ends_waits_and_sockets(start_api: Any, eventually: Any) 
     async with start_api() as api:
         workflow = await api.workflow()
         socket = await connect(f"{api.ws}/ws/workflows/{workflow}", additional_headers=KEY)
-        waiting = asyncio.ensure_future(
-            api.http.post("/api/v1/executions?wait=60", json={"workflow": workflow})
-        )
+        waiting = asyncio.ensure_future(api.http.post("/api/v1/executions?wait=60", json={"workflow": workflow}))
 
         async def waits() -> bool:
             return bool(api.running.adapters.waiting.count)

@@ -32,6 +32,7 @@ async def test_a_workflow_is_saved_with_its_source_and_published_under_its_hash(
     assert saved["source"].encode() == source("saved")
     assert answer.headers["location"] == f"/api/v1/workflows/{saved['id']}"
     stored = await read_last(api.orchestrator.connection, "DEFINITIONS", subjects.definition(saved["content_hash"]))
+    assert stored is not None
     assert msgspec.json.decode(stored.payload) == saved["definition"]
     for ref in (saved["id"], "saved"):
         shown = (await api.http.get(f"/api/v1/workflows/{ref}")).json()

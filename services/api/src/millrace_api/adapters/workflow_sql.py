@@ -55,7 +55,7 @@ WHERE workspace = $1 AND ($2 OR archived_at IS NULL) AND ($3::text IS NULL OR na
 VERSIONS = f"""
 SELECT {_COLUMNS}
 FROM {_JOIN}
-WHERE w.workspace = $1 AND w.id = $2 AND ($3::integer IS NULL OR v.version < $3)
+WHERE w.workspace = $1 AND w.id = $2 AND ($3::bigint IS NULL OR v.version < $3)
 ORDER BY v.version DESC
 LIMIT $4 OFFSET $5"""
 

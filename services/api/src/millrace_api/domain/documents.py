@@ -56,7 +56,7 @@ def _check(body: bytes, code: str) -> None:
     walk: list[tuple[Any, list[str | int]]] = [(msgspec.json.decode(body), [])]
     while walk:
         value, path = walk.pop()
-        if len(path) > DEPTH_MAX:
+        if len(path) >= DEPTH_MAX and isinstance(value, dict | list):
             raise _too_deep(code)
         if isinstance(value, str):
             if "\x00" in value:
@@ -96,12 +96,13 @@ def _of_wrong_type(text: str, body: bytes, code: str) -> Refused:
 
 
 def _at(body: bytes, path: list[str | int]) -> Any:
-    value = msgspec.json.decode(body)
-    for part in path:
-        try:
+    """Return what stands at `path`; None when that cannot be told, since the rest of the body may be anything."""
+    try:
+        value = msgspec.json.decode(body)
+        for part in path:
             value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError):
+        return None
     return value
 
 
