@@ -215,6 +215,7 @@ class EmbeddedStack:
             for service, count in self._services.items()
             for number in range(1, count + 1)
         ]
+        self._state.api_url = next((one.url for one in self.instances if one.service == "api"), None)
 
     def _plan_postgres(self) -> PostgresServer:
         account = account_for(self.directory.postgres)

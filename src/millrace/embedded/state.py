@@ -1,7 +1,7 @@
 """The data directory: where everything of one stack lives, and what it remembers from one start to the next.
 
 <data>/lock          held (flock) by the process that runs the stack; holds its pid
-<data>/state.json    ports, the socket directory, the identity of each running process
+<data>/state.json    ports, the socket directory, the api's address, the identity of each running process
 <data>/secrets/      generated at the first start, 0700, files 0600
 <data>/nats/         JetStream's store and the generated configuration
 <data>/postgres/     the database cluster
@@ -152,6 +152,7 @@ class StackState:
         self._ports: dict[str, int] = {}
         self._processes: dict[str, dict[str, Any]] = {}
         self.socket_dir: Path | None = None
+        self.api_url: str | None = None  # for clients on this machine, see millrace.client.address
 
     def load(self) -> None:
         """Read the file, if there is one.
@@ -177,6 +178,7 @@ class StackState:
         data = {
             "ports": self._ports,
             "socket_dir": str(self.socket_dir) if self.socket_dir else None,
+            "api_url": self.api_url,
             "processes": self._processes,
         }
         write_private(self._path, json.dumps(data, indent=2))
