@@ -88,8 +88,11 @@ def test_a_pid_file_that_names_another_program_does_not_keep_it_down(tmp_path: P
     with subprocess.Popen(["/bin/sleep", "600"], **as_account) as stranger:  # type: ignore[call-overload]
         pid_file = tmp_path / "postgres" / "postmaster.pid"
         pid_file.write_text(f"{stranger.pid}\n{tmp_path / 'postgres'}\n1\n5432\n\n\n\n")
+        socket_lock = tmp_path / "run" / ".s.PGSQL.5432.lock"
+        socket_lock.write_text(pid_file.read_text())
         if account:
             os.chown(pid_file, account.uid, account.gid)
+            os.chown(socket_lock, account.uid, account.gid)
         with stack_in(tmp_path).in_background() as running:
             assert running.database_url == first
             assert running.run(fetch(first, "SELECT 1")) == 1

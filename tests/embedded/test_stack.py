@@ -129,7 +129,7 @@ async def test_what_was_not_asked_for_has_no_address(tmp_path: Path):
     "wrong", [{"services": {"orchestra": 1}}, {"services": {"api": 17}}, {"services": {"api": -1}}, {"durability": "x"}]
 )
 def test_impossible_wishes_are_refused_before_anything_happens(tmp_path: Path, wrong: dict[str, object]):
-    with pytest.raises(ValueError, match="services|durability"):
+    with pytest.raises(ValueError, match=r"services|durability"):
         EmbeddedStack(tmp_path / "data", **wrong)  # type: ignore[arg-type]
     assert not (tmp_path / "data").exists()
 
