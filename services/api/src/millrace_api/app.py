@@ -12,6 +12,8 @@ from starlette.websockets import WebSocket
 from millrace_api.metrics import Measured
 from millrace_api.routes import executions, live, operations, problems, shapes, workflows
 from millrace_api.routes.exchange import PREFIX, Adapters
+from millrace_api.routes.executions import start_execution
+from millrace_api.routes.express import Express
 
 DESCRIPTION = """
 Starts workflows of LLM agents and shows what they did.
@@ -26,7 +28,13 @@ Live feeds are WebSockets: `/ws/executions/{id}` (everything of one execution; r
 
 def build(adapters: Adapters) -> ASGIApp:
     """Return the application that serves `adapters`."""
-    app = FastAPI(title="Millrace", version="1", description=DESCRIPTION, redirect_slashes=False)
+    app = FastAPI(
+        title="Millrace",
+        version="1",
+        description=DESCRIPTION,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # metrics.py measures; traces come from the log
+    )
     app.state.adapters = adapters
     app.include_router(executions.router)
     app.include_router(workflows.router)
@@ -35,7 +43,8 @@ def build(adapters: Adapters) -> ASGIApp:
     app.include_router(live.router, prefix=PREFIX)
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    return Measured(_WithoutNul(app))
+    start = next(route for route in executions.router.routes if getattr(route, "endpoint", None) is start_execution)
+    return Measured(_WithoutNul(Express(app, app, f"{PREFIX}/executions", start)))
 
 
 class _WithoutNul:

@@ -10,7 +10,7 @@ import asyncpg
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
@@ -74,6 +74,8 @@ def response_of(error: Exception, where: str) -> Response:
             response = _validation(error.errors())
         case HTTPException():
             response = _of_framework(error, where)
+        case ClientDisconnect():
+            response = problem("bad_request", "the connection ended before the request did")  # nobody reads this
         case BusUnavailable():
             response = _away("bus_unavailable", "message bus", error, where)
         case BlobUnavailable():
