@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -130,6 +130,10 @@ def test_only_nul_characters_are_replaced(key: str, value: str) -> None:
     payload = encode({key: value})
     replaced = projection.without_nul(payload)
     assert replaced == encode({key.replace("\x00", "�"): value.replace("\x00", "�")}).replace("�".encode(), b"\\ufffd")
+
+
+def test_every_event_has_its_place_in_the_projection() -> None:
+    assert set(projection._HANDLERS) == set(get_args(Event))
 
 
 def test_an_execution_that_began() -> None:

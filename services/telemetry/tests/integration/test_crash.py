@@ -17,8 +17,9 @@ from millrace_shared import subjects
 from millrace_shared.bus.connection import connect
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import encode
+from millrace_shared.ids import new_id
 from millrace_shared.messages import Transition
-from millrace_shared.testing.logs import counts, interleaved, random_log
+from millrace_shared.testing.logs import counts, interleaved, random_log, simple_log
 from millrace_telemetry.settings import TelemetrySettings
 
 KILLS = 4
@@ -78,6 +79,33 @@ async def printed_counts(stack: EmbeddedStack) -> dict[str, Any]:
     assert process.returncode == 0
     found = json.loads(output)
     return {name: found[name] for name in ("executions", "steps")}
+
+
+async def test_sigterm_ends_the_process_cleanly(settings: TelemetrySettings, tables: Any, append: Any) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "millrace_telemetry",
+        stderr=asyncio.subprocess.PIPE,
+        env={
+            **os.environ,
+            "MILLRACE_NATS_URL": settings.nats_url.get_secret_value(),
+            "MILLRACE_DATABASE_URL": settings.database_url.get_secret_value(),
+        },
+    )
+    log = simple_log(new_id())
+    try:
+        await tables.reach(await append(log))
+        process.terminate()
+        _, lines = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    assert b"telemetry is stopping" in lines
+    assert b"Traceback" not in lines
+    await tables.assert_show(log)
 
 
 async def test_a_wrong_setting_is_named_in_one_line() -> None:

@@ -38,14 +38,14 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
 
 class RowChange:
-    """Several changes of one row, merged."""
+    """Several changes of one row, merged; it begins as the first of them."""
 
     __slots__ = ("add", "first", "set")
 
-    def __init__(self) -> None:
-        self.set: dict[str, Any] = {}
-        self.add: dict[str, Any] = {}
-        self.first: dict[str, Any] = {}
+    def __init__(self, change: Change) -> None:
+        self.set: dict[str, Any] = dict(change.set)
+        self.add: dict[str, Any] = dict(change.add)
+        self.first: dict[str, Any] = dict(change.first)
 
     def merge(self, change: Change) -> None:
         """Let `change` follow what is here."""
@@ -82,8 +82,9 @@ class ChangeSet:
                 rows = tables[change.table] = {}
             row = rows.get(change.key)
             if row is None:
-                row = rows[change.key] = RowChange()
-            row.merge(change)
+                rows[change.key] = RowChange(change)
+            else:
+                row.merge(change)
 
 
 def apply(rows: dict[Key, dict[str, Any]], table: Table, change: Change) -> None:
@@ -91,6 +92,4 @@ def apply(rows: dict[Key, dict[str, Any]], table: Table, change: Change) -> None
     row = rows.get(change.key)
     if row is None:
         row = rows[change.key] = table.new_row(change.key)
-    merged = RowChange()
-    merged.merge(change)
-    merged.apply(row)
+    RowChange(change).apply(row)
