@@ -1,9 +1,11 @@
 import asyncio
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +89,18 @@ def gone() -> Callable[[int], None]:
 def tmp_path(server_directory: Callable[[], Path]) -> Path:
     """A directory where Postgres can run as root's other account, see `server_directory`."""
     return server_directory()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts processes that do nothing, and ends them with the test, however that ends."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**options: Any) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["/bin/sleep", "600"], start_new_session=True, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()

@@ -1,8 +1,8 @@
 import asyncio
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import asyncpg
@@ -79,25 +79,24 @@ async def test_commits_survive_a_kill_while_others_are_at_work(postgres: Backgro
     assert postgres.restarts("postgres") == 1
 
 
-def test_a_pid_file_that_names_another_program_does_not_keep_it_down(tmp_path: Path):
+def test_a_pid_file_that_names_another_program_does_not_keep_it_down(tmp_path: Path, sleeper: Callable[..., Any]):
     with stack_in(tmp_path).in_background() as running:
         first = running.database_url
     account = account_for(tmp_path / "postgres")
     as_account = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
     # A program of the server's own user: Postgres takes a live pid of that user for a running server.
-    with subprocess.Popen(["/bin/sleep", "600"], **as_account) as stranger:  # type: ignore[call-overload]
-        pid_file = tmp_path / "postgres" / "postmaster.pid"
-        pid_file.write_text(f"{stranger.pid}\n{tmp_path / 'postgres'}\n1\n5432\n\n\n\n")
-        socket_lock = tmp_path / "run" / ".s.PGSQL.5432.lock"
-        socket_lock.write_text(pid_file.read_text())
-        if account:
-            os.chown(pid_file, account.uid, account.gid)
-            os.chown(socket_lock, account.uid, account.gid)
-        with stack_in(tmp_path).in_background() as running:
-            assert running.database_url == first
-            assert running.run(fetch(first, "SELECT 1")) == 1
-        assert stranger.poll() is None
-        stranger.kill()
+    stranger = sleeper(**as_account)
+    pid_file = tmp_path / "postgres" / "postmaster.pid"
+    pid_file.write_text(f"{stranger.pid}\n{tmp_path / 'postgres'}\n1\n5432\n\n\n\n")
+    socket_lock = tmp_path / "run" / ".s.PGSQL.5432.lock"
+    socket_lock.write_text(pid_file.read_text())
+    if account:
+        os.chown(pid_file, account.uid, account.gid)
+        os.chown(socket_lock, account.uid, account.gid)
+    with stack_in(tmp_path).in_background() as running:
+        assert running.database_url == first
+        assert running.run(fetch(first, "SELECT 1")) == 1
+    assert stranger.poll() is None
 
 
 def test_a_first_start_that_was_killed_is_begun_again(tmp_path: Path):

@@ -14,6 +14,8 @@ from millrace.embedded.logs import rotate_if_large, tail
 from millrace.embedded.ports import FIRST_PORT, LAST_PORT, choose_free, is_free
 from millrace.embedded.state import DataDirectory, DirectoryLock, StackState
 
+Sleeper = Callable[..., "subprocess.Popen[bytes]"]
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> DataDirectory:
@@ -108,29 +110,24 @@ def test_a_directory_that_cannot_be_made_is_refused_with_what_to_do(tmp_path: Pa
         DataDirectory(tmp_path / "file" / "data").create()
 
 
-def _sleeper() -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
-
-
-def test_what_an_earlier_run_left_is_ended(directory: DataDirectory):
-    with _sleeper() as orphan:
-        loaded(directory).remember(ProcessEvent(name="api", kind=EventKind.STARTED, pid=orphan.pid))
-        assert loaded(directory).reap_orphans() == ["api"]
-        assert orphan.wait(10) == -9
+def test_what_an_earlier_run_left_is_ended(directory: DataDirectory, sleeper: Sleeper):
+    orphan = sleeper()
+    loaded(directory).remember(ProcessEvent(name="api", kind=EventKind.STARTED, pid=orphan.pid))
+    assert loaded(directory).reap_orphans() == ["api"]
+    assert orphan.wait(10) == -9
     assert loaded(directory).reap_orphans() == []
 
 
-def test_another_process_that_got_the_same_pid_is_left_alone(directory: DataDirectory):
-    with _sleeper() as stranger:
-        state = loaded(directory)
-        state.remember(ProcessEvent(name="api", kind=EventKind.STARTED, pid=stranger.pid))
-        text = (directory.root / "state.json").read_text()
-        data = json.loads(text)
-        data["processes"]["api"]["started_at"] = "an earlier boot:1"
-        (directory.root / "state.json").write_text(json.dumps(data))
-        assert loaded(directory).reap_orphans() == []
-        assert stranger.poll() is None
-        stranger.kill()
+def test_another_process_that_got_the_same_pid_is_left_alone(directory: DataDirectory, sleeper: Sleeper):
+    stranger = sleeper()
+    state = loaded(directory)
+    state.remember(ProcessEvent(name="api", kind=EventKind.STARTED, pid=stranger.pid))
+    text = (directory.root / "state.json").read_text()
+    data = json.loads(text)
+    data["processes"]["api"]["started_at"] = "an earlier boot:1"
+    (directory.root / "state.json").write_text(json.dumps(data))
+    assert loaded(directory).reap_orphans() == []
+    assert stranger.poll() is None
 
 
 def test_a_process_that_ended_is_forgotten(directory: DataDirectory):
@@ -140,20 +137,19 @@ def test_a_process_that_ended_is_forgotten(directory: DataDirectory):
     assert loaded(directory).reap_orphans() == []
 
 
-def test_an_identity_is_of_living_processes_only(gone: Callable[[int], None]):
+def test_an_identity_is_of_living_processes_only(gone: Callable[[int], None], sleeper: Sleeper):
     assert started_at(os.getpid()) == started_at(os.getpid())
-    with _sleeper() as process:
-        assert started_at(process.pid) not in (None, started_at(os.getpid()))
-        process.kill()
-        gone(process.pid)  # a zombie until it is waited for: dead already
+    process = sleeper()
+    assert started_at(process.pid) not in (None, started_at(os.getpid()))
+    process.kill()
+    gone(process.pid)  # a zombie until it is waited for: dead already
 
 
-def test_processes_are_found_by_command_and_working_directory(tmp_path: Path):
-    with subprocess.Popen(["/bin/sleep", "600"], cwd=tmp_path) as process:
-        assert working_in(tmp_path, command="sleep") == [process.pid]
-        assert working_in(tmp_path, command="postgres") == []
-        assert working_in(tmp_path.parent, command="sleep") == []
-        process.kill()
+def test_processes_are_found_by_command_and_working_directory(tmp_path: Path, sleeper: Sleeper):
+    process = sleeper(cwd=tmp_path)
+    assert working_in(tmp_path, command="sleep") == [process.pid]
+    assert working_in(tmp_path, command="postgres") == []
+    assert working_in(tmp_path.parent, command="sleep") == []
 
 
 def test_a_log_is_rotated_beyond_its_bound_only(tmp_path: Path):
