@@ -152,7 +152,7 @@ class DemoProvider:
         try:
             request = msgspec.json.decode(body, type=dict[str, Any])
             asked = _asked(request)
-        except (msgspec.DecodeError, AttributeError, TypeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
             await _send(writer, 400, _error("invalid_request", f"not a chat request: {error}"))
             return
         self.calls[asked.model] += 1

@@ -11,7 +11,8 @@ from millrace_agent_runner.domain.addresses import Allowed
 from millrace_shared.settings import Settings
 
 SLOTS_MIN = 9
-"""One for each kind and priority of work: each keeps a request open, and a request is credit."""
+"""One for each kind and priority of work: each keeps a request open, and a request is credit. So one kind can have all
+slots but eight."""
 
 
 def _list(text: str) -> tuple[str, ...]:

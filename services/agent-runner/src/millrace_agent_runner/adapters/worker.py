@@ -77,6 +77,7 @@ class Worker:
         self._held: deque[Taken] = deque()
         self._tasks: list[asyncio.Task[None]] = []
         self._performing = 0
+        self._stopped = False
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -92,8 +93,11 @@ class Worker:
         """Drain: pull no more, give back what has not started, let the rest end, store the results.
 
         Attempts that are still running after the grace are stopped and given back too: another runner starts them
-        anew, which costs an attempt nothing but time.
+        anew, which costs an attempt nothing but time. Does nothing the second time.
         """
+        if self._stopped:
+            return
+        self._stopped = True
         await self._intake.stop()
         self._give_back_queued()
         with contextlib.suppress(TimeoutError):

@@ -1,0 +1,123 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from millrace_agent_runner.adapters.facts import Facts
+from millrace_agent_runner.adapters.worker import Worker
+from millrace_agent_runner.domain.perform import Performer
+from millrace_agent_runner.executors.python import Functions, PythonExecutor
+from millrace_agent_runner.executors.threads import Threads
+from millrace_shared import subjects
+from millrace_shared.blobs import Blobs
+from millrace_shared.bus.connection import Connection, connect
+from millrace_shared.bus.log_reader import read_last, read_subject
+from millrace_shared.bus.publisher import Publisher
+from millrace_shared.bus.streams import NANOSECONDS, ensure_consumer, ensure_streams, work_consumer
+from millrace_shared.codec import decode_inbox, encode
+from millrace_shared.ids import attempt_key
+from millrace_shared.messages import PRIORITIES, WORK_KINDS, Priority, RunStep, StepResult
+
+DEADLINE_S = 20.0
+
+
+class Bus:
+    """The bus as a test sees it: offers work, and looks at what came of it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @staticmethod
+    async def eventually(check: Callable[[], Awaitable[Any]], what: str) -> Any:
+        """Return the first result of `check` that is true, within the deadline."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not (result := await check()):
+            assert time.monotonic() < deadline, f"{what} did not come within {DEADLINE_S:g} s"
+            await asyncio.sleep(0.01)
+        return result
+
+    async def offer(self, *steps: RunStep, priority: Priority = "normal") -> None:
+        for step in steps:
+            key = attempt_key(step.step, step.item, step.attempt)
+            await self.offer_raw(subjects.work(step.kind, priority, step.execution_id, key), encode(step))
+
+    async def offer_raw(self, subject: str, payload: bytes) -> None:
+        answer = await self.connection.ask(subject, payload)
+        assert b'"error"' not in answer, answer
+
+    async def result_of(self, step: RunStep) -> StepResult:
+        async def look() -> Any:
+            return await read_last(self.connection, "INBOX", subjects.inbox(step.execution_id))
+
+        stored = await self.eventually(look, f"the result of {step.step}")
+        result = decode_inbox(stored.payload)
+        assert isinstance(result, StepResult)
+        return result
+
+    async def count(self, stream: str) -> int:
+        return int((await self.connection.jetstream(f"STREAM.INFO.{stream}"))["state"]["messages"])
+
+    async def has(self, stream: str, count: int) -> None:
+        async def look() -> bool:
+            return await self.count(stream) == count
+
+        await self.eventually(look, f"{count} messages in {stream}")
+
+    async def stored(self, stream: str, subject: str) -> list[Any]:
+        return [one async for one in read_subject(self.connection, stream, subject)]
+
+    async def consumers(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.connection.jetstream("CONSUMER.LIST.WORK"))["consumers"]
+        return found
+
+    async def ack_within(self, seconds: float) -> None:
+        """Shorten the time after which unacknowledged work comes again."""
+        for kind in WORK_KINDS:
+            for priority in PRIORITIES:
+                config = {**work_consumer(kind, priority), "ack_wait": int(seconds * NANOSECONDS)}
+                await ensure_consumer(self.connection, "WORK", config)
+
+
+@pytest.fixture
+async def bus(fresh_nats_url: str) -> AsyncIterator[Bus]:
+    connection = await connect(fresh_nats_url, "test")
+    await ensure_streams(connection)
+    yield Bus(connection)
+    await connection.close()
+
+
+@pytest.fixture
+def bus_on() -> Callable[[Connection], Bus]:
+    return Bus
+
+
+@pytest.fixture
+def python_executor() -> PythonExecutor:
+    return PythonExecutor(Functions(()), Threads(4))
+
+
+@pytest.fixture
+async def start_worker(fresh_nats_url: str, tmp_path: Any, python_executor: PythonExecutor) -> AsyncIterator[Any]:
+    """Starts workers on connections of their own; stops those that still run at the end."""
+    running: list[tuple[Worker, Connection]] = []
+
+    async def start(
+        executor: Any = None, publisher: Callable[[Connection], Publisher] = Publisher, **options: Any
+    ) -> Worker:
+        connection = await connect(fresh_nats_url, "runner")
+        started = await publisher(connection).start()
+        use = executor or python_executor
+        executors = {"python": use, "http": use, "agent": use}
+        performer = Performer(executors, Blobs(f"file://{tmp_path}/blobs"), lambda _: None, "runner-1")
+        settings = {"slots": 16, "grace_s": 5.0, "runner": "runner-1", **options}
+        worker = Worker(connection, started, performer, Facts(connection, started), **settings)
+        await worker.start()
+        running.append((worker, connection))
+        return worker
+
+    yield start
+    for worker, connection in running:
+        await worker.stop()
+        await connection.close()
