@@ -5,15 +5,15 @@
         ├── RetryableFailure         another attempt may succeed (also a RetryableError)
         └── TerminalFailure          another attempt would fail the same way (also a TerminalError)
 
-`category` is one of the definition's error categories, or one that is never retried: retry rules and dashboards count
-by it. `code` is finer and stable. Functions of `python` steps may raise these to say how they failed.
+`category` is one of the definition's error categories, or one that is never retried: retry rules and dashboards go by
+it, so an error that must not be retried needs a category that no rule can name. `code` is finer and stable. Functions of `python` steps may raise these to say how they failed.
 
 | category | who raises it |
 |---|---|
 | rate_limit, timeout, server_error, connection | the other side, or the way to it; passes by itself |
 | client_error | the other side refused the request: HTTP 4xx |
 | user_code | a function of a `python` step raised |
-| input_invalid | the step's input cannot be used |
+| input_invalid | the step, or its input, cannot be used |
 | invalid_output | the output does not match the step's JSON Schema |
 | tool_error | a tool of an agent cannot be used at all |
 | context_too_large | the prompt does not fit the model |
@@ -21,6 +21,7 @@ by it. `code` is finer and stable. Functions of `python` steps may raise these t
 | limit_exceeded | a limit of the agent, or the quota of the account with the provider, is used up |
 | refusal | the model would not answer |
 | value_too_large | the output is over its limit |
+| undeliverable | the work message is not one, or was delivered too often without a result |
 | cancelled | the execution was cancelled |
 | internal | anything else, a defect of ours included |
 """

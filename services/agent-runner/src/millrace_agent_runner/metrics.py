@@ -38,6 +38,7 @@ CATEGORIES = frozenset(
         "limit_exceeded",
         "refusal",
         "value_too_large",
+        "undeliverable",
         "cancelled",
         "internal",
     }

@@ -88,7 +88,7 @@ def _decode(raw: bytes) -> Spec:
         return _decoder.decode(raw)
     except msgspec.DecodeError as error:
         message = f"the spec of the step is not one that this runner knows: {error}; upgrade the runner"
-        raise TerminalFailure(message, category="internal", code="spec_invalid") from error
+        raise TerminalFailure(message, category="input_invalid", code="spec_invalid") from error
 
 
 _cached = lru_cache(maxsize=2048)(_decode)

@@ -29,6 +29,6 @@ def result_for_poison(subject: str, reason: str, started_at: float, runner: str)
         started_at=started_at,
         finished_at=time.time(),
         item=int(match["item"]) if match["item"] is not None else None,
-        error=ErrorInfo(code="work_undeliverable", category="internal", message=message),
+        error=ErrorInfo(code="work_undeliverable", category="undeliverable", message=message),
         runner=runner,
     )

@@ -15,14 +15,14 @@ SLEEP_S_MAX = 3600.0
 async def fail(
     message: str = "failed on purpose",
     times: int | None = None,
-    category: str = "user_code",
+    category: str = "server_error",
     retryable: bool = True,
     retry_after_s: float | None = None,
     result: Any = None,
 ) -> Any:
     """Fail, or fail only in the first `times` attempts and then return `result`.
 
-    It goes by the number of the attempt and remembers nothing, so it is the same on any runner.
+    The default category is one that retry rules repeat unless they say otherwise. It goes by the number of the attempt and remembers nothing, so it is the same on any runner.
 
     Raises:
         RetryableFailure: as asked, with `category` and `retry_after_s`.

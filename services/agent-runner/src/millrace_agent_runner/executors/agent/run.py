@@ -121,7 +121,7 @@ class AgentRuns:
 def _decoded(attempt: Attempt) -> tuple[_AgentSpec, _Input]:
     raw = present(attempt.spec.agent)
     if raw is None:
-        raise TerminalFailure("the step names no agent", category="internal", code="spec_invalid")
+        raise TerminalFailure("the step names no agent", category="input_invalid", code="spec_invalid")
     try:
         return _spec_decoder.decode(raw), msgspec.convert(attempt.input or {}, _Input)
     except msgspec.ValidationError as error:
