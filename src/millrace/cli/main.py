@@ -7,7 +7,7 @@ quick.
 
 import typer
 
-from millrace.cli import doctor, service, up
+from millrace.cli import definitions, doctor, executions, run, service, up
 
 app = typer.Typer(
     name="millrace",
@@ -18,8 +18,14 @@ app = typer.Typer(
 
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
-for name, run in service.COMMANDS.items():
-    app.command(name, rich_help_panel="Services (each a process of its own)")(run)
+app.command("validate")(definitions.validate)
+app.command("apply")(definitions.apply)
+app.command("seed")(definitions.seed)
+app.command("schema")(definitions.schema)
+app.command("run")(run.run)
+app.add_typer(executions.app, name="executions")
+for name, body in service.COMMANDS.items():
+    app.command(name, rich_help_panel="Services (each a process of its own)")(body)
 
 if __name__ == "__main__":
     app()

@@ -1,9 +1,19 @@
 """One command per service, for those who run each as a process of their own."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Annotated
 
 import typer
+
+
+class TelemetryTask(StrEnum):
+    """What the telemetry service can be asked to do."""
+
+    SERVE = "serve"
+    REBUILD = "rebuild"
+    COUNTS = "counts"
 
 
 def api() -> None:
@@ -21,12 +31,17 @@ def agent_runner() -> None:
     _run("millrace_agent_runner")
 
 
-def telemetry() -> None:
-    """Run the telemetry service: projects the log, serves metrics, raises alerts."""
-    _run("millrace_telemetry")
+def telemetry(
+    task: Annotated[
+        TelemetryTask,
+        typer.Argument(help="serve: run it. rebuild: build the tables anew from the log. counts: how much is in them."),
+    ] = TelemetryTask.SERVE,
+) -> None:
+    """Run the telemetry service, which projects the log into Postgres, or rebuild what it projected."""
+    _run("millrace_telemetry", [task.value])
 
 
-COMMANDS: dict[str, Callable[[], None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "api": api,
     "orchestrator": orchestrator,
     "agent-runner": agent_runner,
@@ -34,6 +49,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
 }
 
 
-def _run(package: str) -> None:
+def _run(package: str, arguments: Sequence[str] | None = None) -> None:
     """Settings come from the environment, as with `python -m`."""
-    raise typer.Exit(importlib.import_module(f"{package}.entrypoint").main())
+    main = importlib.import_module(f"{package}.entrypoint").main
+    raise typer.Exit(main() if arguments is None else main(arguments))

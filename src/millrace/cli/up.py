@@ -25,9 +25,9 @@ class DurabilityChoice(StrEnum):
 
 def up(
     *,
-    data_dir: Annotated[
-        Path, typer.Option(envvar="MILLRACE_DATA_DIR", help="Everything the stack keeps.")
-    ] = Path(".millrace"),
+    data_dir: Annotated[Path, typer.Option(envvar="MILLRACE_DATA_DIR", help="Everything the stack keeps.")] = Path(
+        ".millrace"
+    ),
     durability: Annotated[
         DurabilityChoice,
         typer.Option(
@@ -44,9 +44,7 @@ def up(
         str | None,
         typer.Option(envvar="MILLRACE_DATABASE_URL", help="Use this PostgreSQL instead of the embedded one."),
     ] = None,
-    api_host: Annotated[
-        str, typer.Option(envvar="MILLRACE_API_HOST", help="Where the api listens.")
-    ] = "127.0.0.1",
+    api_host: Annotated[str, typer.Option(envvar="MILLRACE_API_HOST", help="Where the api listens.")] = "127.0.0.1",
     api_port: Annotated[
         int | None,
         typer.Option(envvar="MILLRACE_API_PORT", min=1, max=65535, help="Its port: 8080, or any free one."),
@@ -88,9 +86,7 @@ def up(
     try:
         asyncio.run(run_until_stopped(stack, console, show_key=api_key is None))
     except EmbeddedError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"millrace: {error}", markup=False, style="red"
-        )
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"millrace: {error}", markup=False, style="red")
         raise typer.Exit(1) from None
 
 
@@ -169,9 +165,7 @@ def say(console: "Console", event: "ProcessEvent") -> None:
 def _note_changes(stack: "EmbeddedStack", console: "Console") -> None:
     """Say what `up` did to the machine beyond its own directory."""
     if stack.reaped:
-        console.print(
-            f"Ended processes that an earlier run left behind: {', '.join(stack.reaped)}", style="yellow"
-        )
+        console.print(f"Ended processes that an earlier run left behind: {', '.join(stack.reaped)}", style="yellow")
     for directory in stack.opened:
         console.print(
             f"{directory} may now be passed through (not listed) by other users: PostgreSQL needs it, "

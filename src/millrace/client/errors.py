@@ -17,6 +17,8 @@ from millrace_shared.errors import MillraceError, RetryableError, TerminalError
 MISTAKES_SHOWN_MAX = 20
 """Mistakes in the text of an error; all of them are in its `errors`."""
 
+_REMEDIES = {"unauthorized": "set MILLRACE_API_KEY to the key that `millrace up` shows, or to one of your own"}
+
 
 class ClientError(MillraceError):
     """A request was not answered as it should have been."""
@@ -57,7 +59,9 @@ class RequestRefused(ClientError, TerminalError):
         self.code = str(problem.get("code") or f"http_{status}")
         self.detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
         self.errors: list[dict[str, Any]] = list(problem.get("errors") or ())
-        super().__init__("\n".join([self.detail, *self._mistakes()]))
+        remedy = _REMEDIES.get(self.code)
+        said = f"{self.detail}: {remedy}" if remedy else self.detail
+        super().__init__("\n".join([said, *self._mistakes()]))
 
     def _mistakes(self) -> list[str]:
         if len(self.errors) < 2:  # noqa: PLR2004  the detail says it already

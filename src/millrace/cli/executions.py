@@ -1,0 +1,85 @@
+"""`millrace executions`: look at executions, and stop them."""
+
+from typing import Annotated
+
+import typer
+
+from millrace.cli.server import AsJson, Key, Url, open_client, print_json, told
+
+app = typer.Typer(help="Look at executions, and stop them.", no_args_is_help=True)
+
+ExecutionId = Annotated[str, typer.Argument(help="The execution's id.", show_default=False)]
+
+
+@app.command("ls")
+@told
+def list_executions(
+    workflow: Annotated[str | None, typer.Option(help="Of this workflow only: its id or name.")] = None,
+    status: Annotated[list[str] | None, typer.Option(help="With this status only. Repeatable.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="With this label only: name:value. Repeatable.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="At most so many.")] = 20,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """List executions, newest first."""
+    with open_client(url, key) as client:
+        page = client.executions(workflow=workflow, statuses=status or (), labels=label or (), limit=limit)
+    if as_json:
+        print_json(page)
+        return
+    from millrace.cli.show import executions_table, open_console
+
+    console = open_console()
+    if not page["items"]:
+        console.print("There are none.", style="dim")
+        return
+    console.print(executions_table(page["items"]))
+    if page["total"] > len(page["items"]):
+        console.print(f"{len(page['items'])} of {page['total']}", style="dim")
+
+
+@app.command("show")
+@told
+def show_execution(execution_id: ExecutionId, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
+    """Show an execution: its steps, its outcome, and why it failed."""
+    with open_client(url, key) as client:
+        execution = client.execution(execution_id)
+    if as_json:
+        print_json(execution)
+        return
+    from millrace.cli.show import open_console, print_execution
+
+    print_execution(open_console(), execution)
+
+
+@app.command("timeline")
+@told
+def show_timeline(execution_id: ExecutionId, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
+    """Show when each step of an execution ran."""
+    with open_client(url, key) as client:
+        timeline = client.timeline(execution_id)
+    if as_json:
+        print_json(timeline)
+        return
+    from millrace.cli.show import open_console, timeline_table
+
+    open_console().print(timeline_table(timeline))
+
+
+@app.command("cancel")
+@told
+def cancel_execution(
+    execution_id: ExecutionId,
+    reason: Annotated[str | None, typer.Option(help="Why, for those who look at it later.")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop an execution: nothing new starts but its cleanup steps. A second cancel stops those too."""
+    with open_client(url, key) as client:
+        answer = client.cancel(execution_id, reason)
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(f"{execution_id} is being cancelled")

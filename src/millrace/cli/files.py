@@ -1,0 +1,81 @@
+"""Definitions in files: finding them, reading them, and what is wrong with them."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from millrace_shared.definition.errors import DefinitionInvalid, Problem
+from millrace_shared.definition.limits import SOURCE_BYTES_MAX
+from millrace_shared.definition.validation import validate
+from millrace_shared.errors import TerminalError
+
+STDIN = Path("-")
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+
+
+class FileUnreadable(TerminalError):
+    """A file cannot be read."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file with a definition, and what is wrong with it. `name` is None when there are mistakes."""
+
+    path: Path
+    source: bytes
+    name: str | None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return one line for each mistake, the way compilers do: `file:line:column: what is wrong`."""
+        return [_line(self.path, problem, "") for problem in self.problems] + [
+            _line(self.path, warning, "warning: ") for warning in self.warnings
+        ]
+
+
+def check_files(paths: Iterable[Path]) -> list[Checked]:
+    """Read and check definitions; a directory stands for the definitions in it, `-` for standard input.
+
+    Raises:
+        FileUnreadable: a file cannot be read, or a directory holds no definition.
+    """
+    return [_check(path, read(path)) for given in paths for path in _expanded(given)]
+
+
+def read(path: Path, size_bytes_max: int = SOURCE_BYTES_MAX) -> bytes:
+    """Return what a file holds, up to one byte more than is allowed.
+
+    Raises:
+        FileUnreadable: it cannot be read.
+    """
+    try:
+        if path == STDIN:
+            return sys.stdin.buffer.read(size_bytes_max + 1)
+        with path.open("rb") as file:
+            return file.read(size_bytes_max + 1)
+    except OSError as error:
+        raise FileUnreadable(f"cannot read {path}: {error.strerror}") from None
+
+
+def _expanded(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(one for one in path.iterdir() if one.suffix in SUFFIXES and one.is_file())
+    if not found:
+        raise FileUnreadable(f"there is no definition (*.yaml, *.yml, *.json) in {path}")
+    return found
+
+
+def _check(path: Path, source: bytes) -> Checked:
+    try:
+        validated = validate(source)
+    except DefinitionInvalid as error:
+        return Checked(path, source, None, error.problems)
+    return Checked(path, source, validated.definition.name, (), validated.warnings)
+
+
+def _line(path: Path, problem: Problem, kind: str) -> str:
+    place = "".join(f":{number}" for number in (problem.line, problem.column) if number is not None)
+    return f"{path}{place}: {kind}{problem}"
