@@ -6,7 +6,8 @@
         └── TerminalFailure          another attempt would fail the same way (also a TerminalError)
 
 `category` is one of the definition's error categories, or one that is never retried: retry rules and dashboards go by
-it, so an error that must not be retried needs a category that no rule can name. `code` is finer and stable. Functions of `python` steps may raise these to say how they failed.
+it, so an error that must not be retried needs a category that no rule can name. `code` is finer and stable. Functions
+of `python` steps may raise these to say how they failed.
 
 | category | who raises it |
 |---|---|

@@ -14,7 +14,7 @@ from typing import Any
 from millrace_agent_runner.errors import RetryableFailure, StepFailure, TerminalFailure
 from millrace_agent_runner.functions.attempt import CurrentAttempt, current_attempt
 
-FIB_MAX = 90  # larger ones do not fit the 64 bits of a whole number in JSON
+FIB_MAX = 1_000  # 209 digits
 
 __all__ = [
     "CurrentAttempt",

@@ -22,7 +22,8 @@ async def fail(
 ) -> Any:
     """Fail, or fail only in the first `times` attempts and then return `result`.
 
-    The default category is one that retry rules repeat unless they say otherwise. It goes by the number of the attempt and remembers nothing, so it is the same on any runner.
+    The default category is one that retry rules repeat unless they say otherwise. It goes by the number of the attempt
+    and remembers nothing, so it is the same on any runner.
 
     Raises:
         RetryableFailure: as asked, with `category` and `retry_after_s`.
