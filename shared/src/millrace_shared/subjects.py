@@ -13,6 +13,7 @@
 | `def.<hash>` | api | orchestrator | an immutable workflow definition |
 | `dead.<stream>` | any consumer | people | what could not be processed, with the reason |
 | `ctl.cancel.<exec>` | orchestrator | agent-runner | abort running attempts (not stored) |
+| `ctl.workflow.<workspace>` | api | api | a workflow was saved: forget what you know of it (not stored) |
 | `trigger.<workspace>.<name>` | other services | api | events that start executions |
 
 `p` is the partition of the execution (`ids.partition_of`).
@@ -76,6 +77,11 @@ def definition(content_hash: str) -> str:
 def cancel_control(execution_id: str) -> str:
     """Tells runners to abort an execution's attempts now. Best effort: the log decides, this only saves money."""
     return f"ctl.cancel.{execution_id}"
+
+
+def workflow_control(workspace: str) -> str:
+    """Tells api processes that a workflow of a workspace was saved. `*` hears of all workspaces."""
+    return f"ctl.workflow.{workspace}"
 
 
 def dead(stream: str) -> str:

@@ -33,6 +33,8 @@ from millrace_shared.service import instance_name
 
 SCHEMA = "config"
 PACKAGE = "millrace_api"
+COMMAND_TIMEOUT_S = 15.0
+"""Nobody waits longer than this for a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ async def serve(settings: ApiSettings) -> AsyncIterator[Running]:
             url,
             max_size=settings.database_pool_max,
             application_name="millrace-api",
+            command_timeout_s=COMMAND_TIMEOUT_S,
         )
         stack.push_async_callback(pool.close)
         adapters = await _compose(settings, connection, pool)

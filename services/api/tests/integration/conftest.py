@@ -191,6 +191,12 @@ def start_api_on(fresh_database_url: str, tmp_path: Path) -> Callable[[str], Abs
     return lambda nats_url: running_api(nats_url, fresh_database_url, tmp_path)
 
 
+@pytest.fixture
+def api_on(tmp_path: Path) -> Callable[[str, str], AbstractAsyncContextManager[Api]]:
+    """Start an api on servers of the test's own."""
+    return lambda nats_url, database_url: running_api(nats_url, database_url, tmp_path)
+
+
 @pytest_asyncio.fixture(loop_scope="module")
 async def lonely_api(nats_url: str, fresh_database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
     """An api where no telemetry service has ever run."""

@@ -15,18 +15,20 @@ from dataclasses import dataclass
 
 from asyncpg import InterfaceError, PostgresError
 
-from millrace_api.adapters.workflow_store import WorkflowStore, not_found
+from millrace_api.adapters.workflow_store import WorkflowStore
 from millrace_api.domain.input_check import InputCheck
 from millrace_api.domain.workflows import Workflow
-from millrace_api.errors import Refused
+from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.postgres import is_unavailable
 
 log = logging.getLogger(__name__)
 
 FRESH_S = 2.0
 ENTRIES_MAX = 2_000
-CHANGED = "ctl.workflow"
+READ_TIMEOUT_S = 2.0
+"""A database that does not answer for this long counts as away."""
 
 _Key = tuple[str, str, int | None]
 
@@ -63,12 +65,14 @@ class Catalogue:
     async def start(self, store: WorkflowStore) -> None:
         """Read from `store`, and hear of the saves of other processes."""
         self._store = store
-        await self._connection.listen(f"{CHANGED}.*", lambda subject, *_: self._forget(subject.rsplit(".", 1)[1]))
+        await self._connection.listen(
+            subjects.workflow_control("*"), lambda subject, *_: self._forget(subject.rsplit(".", 1)[1])
+        )
 
     def changed(self, workspace: str) -> None:
         """A save was committed here: forget, and tell the other processes."""
         self._forget(workspace)
-        self._connection.send(f"{CHANGED}.{workspace}", b"")
+        self._connection.send(subjects.workflow_control(workspace), b"")
 
     async def get(self, workspace: str, ref: str, version: int | None) -> Launchable:
         """Return what is needed to start a workflow.
@@ -87,8 +91,8 @@ class Catalogue:
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
         try:
             return await asyncio.shield(reading)
-        except (OSError, PostgresError, InterfaceError, TimeoutError) as error:
-            if entry is None:
+        except (OSError, PostgresError, InterfaceError) as error:  # a timeout is an OSError
+            if entry is None or not is_unavailable(error):
                 raise
             log.warning(
                 "the database does not answer (%s): workflow %s is taken as last seen", type(error).__name__, ref
@@ -107,11 +111,8 @@ class Catalogue:
         assert self._store is not None
         generation = self._generation
         workspace, ref, version = key
-        workflow = await self._store.find(workspace, ref, version)
-        if workflow is None:
-            if version is not None and await self._store.find(workspace, ref) is not None:
-                raise Refused("workflow_version_not_found", f'workflow "{ref}" has no version {version}')
-            raise not_found(ref)
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            workflow = await self._store.get(workspace, ref, version)
         launchable = Launchable(
             workflow.id,
             workflow.name,

@@ -7,6 +7,7 @@ for the others the version of the last transition in the log is compared with th
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,9 @@ from millrace_shared.messages import StartRequest
 from millrace_shared.postgres import is_unavailable
 
 log = logging.getLogger(__name__)
+
+READ_TIMEOUT_S = 2.0
+"""A database that does not answer for this long is not waited for: the log has the answer too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,8 @@ class Executions:
 
     async def _projected(self, workspace: str, execution_id: str) -> tuple[Row, list[Row]] | None:
         try:
-            return await self._projection.execution(workspace, execution_id)
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                return await self._projection.execution(workspace, execution_id)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             if not is_unavailable(error):
                 raise
