@@ -40,6 +40,11 @@ def status_text(status: str) -> Text:
     return Text(status, style=STYLES.get(status, ""))
 
 
+def one_line(text: str, style: str = "") -> Text:
+    """Return a text that is cut, rather than wrapped, where there is no room."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
 def duration_text(seconds: float | None) -> str:
     """Return a duration with the digits that matter: `12 ms`, `3.4 s`, `2 min 05 s`."""
     if seconds is None:
@@ -61,9 +66,11 @@ def cost_text(cost_usd: float | None) -> str:
 
 
 def value_text(value: Any, chars_max: int = VALUE_CHARS_MAX) -> str:
-    """Return a value on one line, cut when it is long."""
+    """Return a value on one line, cut when it is long; of one that the server cut already, its beginning."""
     if value is None:
         return ""
+    if isinstance(value, dict) and value.get("truncated") is True and "preview" in value:
+        value = value["preview"]
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = " ".join(text.split())
     return text if len(text) <= chars_max else f"{text[: chars_max - 1]}…"
@@ -81,7 +88,7 @@ def steps_table(execution: Execution) -> Table:
             str(step["retry_count"] or ""),
             str(step["tokens_used"] or ""),
             cost_text(step["cost_usd"]),
-            Text(outcome, style="red" if step["error_message"] else ""),
+            one_line(outcome, style="red" if step["error_message"] else ""),
         )
     return table
 
@@ -121,7 +128,7 @@ def executions_table(executions: Iterable[ExecutionSummary]) -> Table:
             duration_text(one["duration"]),
             str(one["tokens_used"] or ""),
             cost_text(one["cost_usd"]),
-            one["execution_name"] or "",
+            one_line(one["execution_name"] or ""),
         )
     return table
 
@@ -133,14 +140,14 @@ def timeline_table(timeline: Timeline) -> Table:
     for step in timeline["step_timeline"]:
         start = _moment(step["started_at"])
         offset_s = (start - begin).total_seconds() if start and begin else None
-        outcome = step["error_message"] or value_text(step["output_summary"], 60)
+        outcome = step["error_message"] or value_text(step["output_summary"])
         table.add_row(
             step["step_name"],
             status_text(step["status"]),
             duration_text(offset_s),
             duration_text(step["duration_seconds"]),
             Text(bar(offset_s, step["duration_seconds"], total_s), style=STYLES.get(step["status"], "")),
-            Text(outcome, style="red" if step["error_message"] else ""),
+            one_line(outcome, style="red" if step["error_message"] else ""),
         )
     return table
 
@@ -170,9 +177,9 @@ def _table(*columns: str) -> Table:
         table.add_column(
             column.lstrip(">"),
             justify="right" if column.startswith(">") else "left",
-            no_wrap=True,
+            # Rich narrows the columns that may wrap before any other; `one_line` keeps the cells from doing it.
+            no_wrap=column is not columns[-1],
             overflow="ellipsis",
-            ratio=1 if column is columns[-1] else None,
         )
     return table
 
