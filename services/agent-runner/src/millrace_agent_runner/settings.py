@@ -24,7 +24,11 @@ class RunnerSettings(Settings):
 
     runner_slots: int = Field(32, ge=SLOTS_MIN, le=10_000, description="Attempts that run at the same time.")
     runner_grace_s: float = Field(
-        30.0, ge=0, le=3600, description="How long running attempts may go on after SIGTERM, in seconds."
+        25.0,
+        ge=0,
+        le=3600,
+        description="How long running attempts may go on after SIGTERM, in seconds; less than the 30 s after which "
+        "supervisors kill.",
     )
     python_modules: Annotated[str, Field(max_length=10_000)] = Field(
         "", description="Module prefixes, separated by commas, whose functions `python` steps may call."

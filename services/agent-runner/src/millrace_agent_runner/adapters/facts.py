@@ -31,7 +31,8 @@ class Facts:
 
     def token_delta(self, fact: TokenDelta) -> None:
         """A piece of an answer, for live viewers; the result has all of it."""
-        self._connection.send(subjects.fact(fact.execution_id, "token_delta"), encode(fact))
+        if self._connection.is_connected:  # nobody watches otherwise, and the buffer of a connection has no bound
+            self._connection.send(subjects.fact(fact.execution_id, "token_delta"), encode(fact))
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until what was taken is stored."""

@@ -22,6 +22,7 @@ EXPIRES_S = 12.0
 """How long a request stays open. Short, since places asked for by one consumer are lost to the others meanwhile."""
 
 REFUSED_WAIT_S = 0.3
+_SHORT_REPLY_TOKENS = 9
 
 
 class Taken(NamedTuple):
@@ -86,8 +87,7 @@ class Intake:
 
     def _receiver(self, index: int) -> Callable[[Delivery], None]:
         def receive(delivery: Delivery) -> None:
-            # The last token of the reply subject says how much is left: $JS.ACK....<pending>
-            self._sources[index].backlog = int(delivery.reply.rsplit(".", 1)[1])
+            self._sources[index].backlog = _left(delivery.reply)
             self._divide_soon()
             self._deliver(Taken(delivery, index))
 
@@ -123,3 +123,12 @@ class Intake:
             loop.capacity = loop.taken + (STANDING if loop.asked else 0)
         if refused:
             asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._divide_soon)
+
+
+def _left(reply: str) -> int:
+    """Return how many messages wait for the consumer, from the subject that acknowledges one of them.
+
+    $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>[.<token>]
+    """
+    tokens = reply.split(".")
+    return int(tokens[8] if len(tokens) == _SHORT_REPLY_TOKENS else tokens[10])

@@ -11,8 +11,9 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
+from millrace_shared.bus.errors import StreamMissing
 from millrace_shared.bus.publisher import BATCH_MESSAGES_MAX, Outgoing, Publisher
 from millrace_shared.errors import BusUnavailable, MillraceError
 
@@ -20,14 +21,27 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
+REFUSALS_MAX = 5
+"""A server that is starting, or choosing a leader, refuses what it takes a little later. More often is for good."""
 
 Settled = Callable[[MillraceError | None], None]
 """Called once: with None when the message is stored, or with why the server will never take it."""
 
 
-class _Entry(NamedTuple):
+@dataclass(slots=True)
+class _Entry:
     message: Outgoing
     settled: Settled | None
+    refusals: int = 0
+
+    def is_over(self, result: int | MillraceError) -> bool:
+        """Tell whether `result` is the last word on this message."""
+        if isinstance(result, int):
+            return True
+        if isinstance(result, BusUnavailable | StreamMissing):
+            return False
+        self.refusals += 1
+        return self.refusals > REFUSALS_MAX
 
 
 class Outbox:
@@ -38,6 +52,9 @@ class Outbox:
         name: for logs.
         group_max: most messages in one group.
         waiting_max: most messages that wait; more are given up, the newest first. None when the callers bound it.
+
+    Attributes:
+        size_bytes: payloads of the messages that are not stored yet.
     """
 
     def __init__(
@@ -54,6 +71,7 @@ class Outbox:
         self._waiting_max = waiting_max
         self._waiting: deque[_Entry] = deque()
         self._in_flight = 0
+        self.size_bytes = 0
         self._flushing: asyncio.Task[None] | None = None
 
     @property
@@ -66,6 +84,7 @@ class Outbox:
         if self._waiting_max is not None and len(self._waiting) >= self._waiting_max:
             return False
         self._waiting.append(_Entry(message, settled))
+        self.size_bytes += len(message.payload)
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush(), name=f"outbox {self._name}")
         return True
@@ -89,9 +108,10 @@ class Outbox:
             results = await self._publisher.publish_all([entry.message for entry in group])
             again = []
             for entry, result in zip(group, results, strict=True):
-                if isinstance(result, BusUnavailable):
+                if not entry.is_over(result):
                     again.append(entry)
                     continue
+                self.size_bytes -= len(entry.message.payload)
                 error = None if isinstance(result, int) else result
                 if error is not None:
                     log.error("%s: the bus will not take %s: %s", self._name, entry.message.subject, error)

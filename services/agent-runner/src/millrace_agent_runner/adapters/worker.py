@@ -2,7 +2,7 @@
 
 A slot is one long-lived task. It awaits executors directly, so a function that does not suspend costs no task and no
 turn of the loop. It gives its place back when the attempt has been performed and goes on, while the result waits to
-be stored, unless more than `RESULTS_WAITING_MAX` do: a bus that stores nothing stops the pulling.
+be stored, unless too many do (`RESULTS_WAITING_MAX`): a bus that stores nothing stops the pulling.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from millrace_shared.messages import StepResult, StepStarted
 log = logging.getLogger(__name__)
 
 RESULTS_WAITING_MAX = 2_000
+RESULTS_WAITING_BYTES_MAX = 32 * 1024 * 1024
 RESULTS_DRAIN_S = 10.0
 SERVICE = "agent-runner"
 
@@ -232,7 +233,7 @@ class Worker:
                 self._intake.release(self._held.popleft())
 
         self._results.put(Outgoing(subjects.inbox(result.execution_id), encode(result)), settled)
-        if self._results.waiting > RESULTS_WAITING_MAX:
+        if self._results.waiting > RESULTS_WAITING_MAX or self._results.size_bytes > RESULTS_WAITING_BYTES_MAX:
             self._held.append(job.taken)
         else:
             self._intake.release(job.taken)

@@ -35,7 +35,6 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
     call: str = ""
     agent: msgspec.Raw = NULL
     output: msgspec.Raw = NULL
-    secrets: tuple[str, ...] = ()
 
     @property
     def output_schema(self) -> bytes | None:
