@@ -41,6 +41,7 @@ class LogFollower:
         after_version: the last version that the reader has already.
         stored: whether the log may hold transitions already. An execution that is about to be accepted has none.
         on_signal: called when something new may be there, besides waking `next`.
+        quiet_until: a live message that does not hold these bytes is kept, but wakes nobody.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class LogFollower:
         after_version: int = 0,
         stored: bool = True,
         on_signal: Callable[[], None] | None = None,
+        quiet_until: bytes = b"",
     ) -> None:
         self._connection = connection
         self._execution_id = execution_id
@@ -60,6 +62,7 @@ class LogFollower:
         self._ready: deque[Transition] = deque()
         self._signal = asyncio.Event()
         self._on_signal = on_signal
+        self._quiet_until = quiet_until
         self._sequence = 0
         self._seen_live = 0
         self._subscription: Any = None
@@ -86,7 +89,8 @@ class LogFollower:
             self._behind = True
         if not self._behind:
             self._pending.append(payload)
-        self._wake()
+        if self._quiet_until in payload:
+            self._wake()
 
     def _wake(self) -> None:
         self._signal.set()

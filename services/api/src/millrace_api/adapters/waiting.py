@@ -10,8 +10,11 @@ from millrace_api.adapters.executions import Execution, Executions
 from millrace_api.adapters.log_follower import LogFollower, is_final
 from millrace_api.errors import Unavailable
 from millrace_shared.bus.connection import Connection
+from millrace_shared.errors import BusUnavailable
 from millrace_shared.execution.view import ExecutionView
 
+FINISHED = b'"execution.finished"'
+"""What the last message of every log holds. Where else it occurs it wakes a wait for nothing, and no more."""
 WAITING_MAX = 2_000
 """Requests of one process that may wait at once."""
 
@@ -32,7 +35,7 @@ class Waiting:
         self._acceptance = acceptance
         self._executions = executions
         self._waiting = 0
-        self._stopping = asyncio.Event()
+        self._deadlines: set[asyncio.Timeout] = set()
 
     @property
     def count(self) -> int:
@@ -41,7 +44,9 @@ class Waiting:
 
     def stop(self) -> None:
         """End every wait now, as if its time had run out."""
-        self._stopping.set()
+        now = asyncio.get_running_loop().time()
+        for deadline in self._deadlines:
+            deadline.reschedule(now)
 
     async def store_and_wait(self, candidate: Candidate, wait_s: float) -> Outcome:
         """Store a candidate and wait up to `wait_s` for the end of its execution.
@@ -57,7 +62,9 @@ class Waiting:
         execution_id = candidate.request.execution_id
         try:
             # Subscribed before it is stored, so a new execution's log is seen from its first transition on.
-            async with LogFollower(self._connection, execution_id, stored=False) as follower:
+            # It is woken once, by the end: what came before is folded then, in one go.
+            follower = LogFollower(self._connection, execution_id, stored=False, quiet_until=FINISHED)
+            async with follower:
                 accepted = await self._acceptance.store(candidate)
                 if not accepted.first:
                     follower.catch_up()
@@ -67,14 +74,15 @@ class Waiting:
         return Outcome(accepted, None if view is None else await self._executions.of_view(view))
 
     async def _ended(self, follower: LogFollower, wait_s: float) -> ExecutionView | None:
-        ending = asyncio.ensure_future(_fold(follower))
-        stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait({ending, stopping}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-            return ending.result() if ending.done() else None
-        finally:
-            ending.cancel()
-            stopping.cancel()
+            async with asyncio.timeout(wait_s) as deadline:
+                self._deadlines.add(deadline)
+                try:
+                    return await _fold(follower)
+                finally:
+                    self._deadlines.discard(deadline)
+        except (TimeoutError, BusUnavailable):  # it is accepted all the same: that is a 202, and no error
+            return None
 
 
 async def _fold(follower: LogFollower) -> ExecutionView:
