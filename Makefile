@@ -43,9 +43,8 @@ check: $(READY) ## Lint, format, types and architecture, without running anythin
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## Measure every benchmark; each prints JSON
-	@for program in $$(grep -l '__main__' benchmarks/*.py); do \
-	  echo "== $$program" && $(BIN)/python $$program || exit 1; done
+bench: $(READY) ## Measure the whole product under load (ARGS="--help" for more); prints JSON
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 simulation: $(READY) ## Play 10,000 seeded histories of faults against the core (SEEDS=n)
 	$(BIN)/python tests/simulation/simulate.py --seeds $(or $(SEEDS),10000)
