@@ -52,10 +52,10 @@ simulation: $(READY) ## Play 10,000 seeded histories of faults against the core 
 docs: $(READY) ## Write the generated parts of docs/ anew
 	$(BIN)/python docs/generate.py
 
-lock: ## Resolve requirements.lock anew (needs uv)
+lock: ## Bring requirements.lock in line with pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@command -v uv >/dev/null || { echo "make lock needs uv, which is not installed: pip install uv" >&2; exit 1; }
-	uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes \
-	  --no-header --no-emit-index-url --no-emit-find-links --upgrade -o requirements.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links $(ARGS) -o requirements.lock pyproject.toml
 
 clean: ## Remove what is generated, but no data (.millrace) and no virtual environment
 	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
