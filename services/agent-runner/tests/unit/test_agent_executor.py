@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -205,3 +206,28 @@ def test_prices_go_by_the_provider_and_unknown_is_not_free() -> None:
     assert price_of(usage, "openai", "gpt-4o", "http://127.0.0.1:1/v1").cost_usd is None
     assert price_of(usage, "openai", "no-such-model", None).cost_usd is None
     assert price_of(RequestUsage(), "openai", "gpt-4o", None).cost_usd is None
+
+
+@pytest.mark.parametrize("output", [None, SCORE])
+async def test_a_call_that_is_stopped_is_accounted_for_as_of_unknown_cost(
+    executor: AgentExecutor,
+    facts: Recorded,
+    provider: DemoProvider,
+    step_factory: Any,
+    attempt_factory: Any,
+    output: Any,
+) -> None:
+    spec = {"agent": {"model": "openai:mock-slow-60"}} | ({"output": output} if output else {})
+    attempt = attempt_factory(step_factory("agent", spec, {"prompt": "Take your time."}))
+    task = asyncio.create_task(executor(attempt))
+    async with asyncio.timeout(20):
+        while not provider.calls:  # noqa: ASYNC110  the provider is an ordinary server, it sets no event
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    [call] = facts.calls
+    assert call.error is not None
+    assert (call.error.code, call.cost_usd) == ("interrupted", None)
+    assert attempt.usage.calls == 1
+    assert attempt.usage.cost_usd is None

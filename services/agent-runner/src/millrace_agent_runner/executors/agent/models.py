@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import NamedTuple
@@ -48,6 +49,7 @@ class Models:
         self._keys = {name: environment[name] for names in KEYS.values() for name in names if environment.get(name)}
         self._models: dict[str, Model] = {}
         self._open = AsyncExitStack()
+        self._making = asyncio.Lock()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -64,11 +66,12 @@ class Models:
         Raises:
             TerminalFailure: there is no such provider, or its key is missing.
         """
-        found = self._models.get(name)
-        if found is None:
-            provider, _, model = name.partition(":")
-            found = self._models[name] = await self._make(provider, model)
-        return found
+        if name not in self._models:
+            async with self._making:
+                if name not in self._models:
+                    provider, _, model = name.partition(":")
+                    self._models[name] = await self._make(provider, model)
+        return self._models[name]
 
     async def close(self) -> None:
         """Close the connections of all models."""
@@ -86,7 +89,8 @@ class Models:
             known = ", ".join([*_MAKERS, OFFLINE])
             message = f'there is no model provider "{provider}" (in "{provider}:{model}"); there are: {known}'
             raise TerminalFailure(message, category="input_invalid", code="provider_unknown")
-        made = make(model, self._key(provider), self.endpoint(provider))
+        # In a thread, since a provider's library takes a second to import and the other slots need the loop.
+        made = await asyncio.to_thread(make, model, self._key(provider), self.endpoint(provider))
         if made.close is not None:
             self._open.push_async_callback(made.close)
         await self._open.enter_async_context(made.model)
