@@ -257,7 +257,7 @@ async def test_timeline_counts_steps_and_cuts_long_values(api: Any) -> None:
     }
     execution_id = await api.execution(await api.workflow(steps=steps))
     await api.orchestrator.start(execution_id)
-    error = ErrorInfo("x", "timeout", "took too long", detail={"step": "bad"})
+    error = ErrorInfo("x", "timeout", "took too long", detail={"step_id": "bad"})
     await api.orchestrator.append(
         execution_id,
         StepCompleted("greet", 1, output=Payload(data="y" * 10_000), started_at=time.time()),

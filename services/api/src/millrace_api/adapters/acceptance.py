@@ -22,6 +22,7 @@ from millrace_shared.codec import decode_request, encode
 from millrace_shared.errors import BusUnavailable
 from millrace_shared.ids import named_execution_id, new_id
 from millrace_shared.messages import NOTHING, StartRequest
+from millrace_shared.tracing import parse_traceparent
 from millrace_shared.values import Payload
 
 
@@ -89,7 +90,7 @@ class Acceptance:
                 labels=launch.labels or {},
                 priority=launch.priority or "normal",
                 requested_by=identity.subject,
-                traceparent=traceparent,
+                traceparent=traceparent if parse_traceparent(traceparent) else None,
             ),
             launch,
         )

@@ -63,7 +63,6 @@ class _Feed:
         self._execution_id = execution_id
         self._position = after
         self._heard = 0
-        self._first_read = True
         self._rereads = 0
         self.signal = asyncio.Event()
 
@@ -73,21 +72,24 @@ class _Feed:
         self.signal.set()
 
     async def run(self, follower: LogFollower) -> AsyncIterator[Message]:
+        unheard = True  # facts that were stored before anybody listened
         while True:
             self.signal.clear()
-            async for message in self._facts():  # before the log: tokens come before the step that they are of
+            async for message in self._facts(unheard=unheard):  # tokens come before the end of their step
                 yield message
+            unheard = False
             while (transition := await follower.poll()) is not None:
                 for message in self._events(transition):
                     yield message
                 if is_final(transition):
-                    async for message in self._facts():
+                    async for message in self._facts(unheard=True):  # a reconnect may have swallowed the last ones
                         yield message
                     return
             await self.signal.wait()
 
-    async def _facts(self) -> AsyncIterator[Message]:
-        if not self._heard and not self._first_read:
+    async def _facts(self, *, unheard: bool) -> AsyncIterator[Message]:
+        """Yield new facts of the stream; it is only asked when one was heard live, or may be there unheard."""
+        if not self._heard and not unheard:
             return
         found = 0
         subject = subjects.fact(self._execution_id, ">")
@@ -100,9 +102,8 @@ class _Feed:
             except MessageInvalid:  # telemetry buries it and says so
                 continue
             yield self._message(shown_fact(fact))
-        if not self._first_read:  # the first read finds older facts too, which says nothing of those that were heard
+        if not unheard:  # otherwise older facts were found too, which says nothing of those that were heard
             self._heard = max(0, self._heard - found)
-        self._first_read = False
         if self._heard and self._rereads < REREADS_MAX:
             self._rereads += 1
             asyncio.get_running_loop().call_later(REREAD_S, self.signal.set)

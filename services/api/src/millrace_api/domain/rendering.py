@@ -135,7 +135,7 @@ def shown_error(error: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "code": error.get("code"),
         "category": error.get("category"),
         "message": error.get("message"),
-        "step_id": inner.get("step") or inner.get("step_id"),
+        "step_id": inner.get("step_id"),
     }
 
 
