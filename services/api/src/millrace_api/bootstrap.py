@@ -13,6 +13,7 @@ from millrace_api.adapters.drafting import Drafting
 from millrace_api.adapters.event_log import EventLog
 from millrace_api.adapters.execution_watch import ExecutionWatch
 from millrace_api.adapters.executions import Executions
+from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.adapters.waiting import Waiting
 from millrace_api.adapters.workflow_feed import WorkflowFeed
@@ -33,6 +34,8 @@ from millrace_shared.service import instance_name
 
 SCHEMA = "config"
 PACKAGE = "millrace_api"
+SOCKETS_MAX = 2_000
+"""WebSockets of one process."""
 COMMAND_TIMEOUT_S = 15.0
 """Nobody waits longer than this for a page."""
 
@@ -108,5 +111,6 @@ async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) ->
         blobs=blobs,
         feed=WorkflowFeed(connection, definitions),
         watch=ExecutionWatch(connection),
+        sockets=Places(SOCKETS_MAX, "too_many_watching", "WebSockets are open"),
         checks={"nats": check_nats, "postgres": check_postgres},
     )

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from millrace_api.adapters.places import Places
 from millrace_api.domain.workflows import Draft
 from millrace_api.errors import Mistake, Refused
 from millrace_shared.definition.canonical import canonical_json, content_hash
@@ -18,6 +19,8 @@ from millrace_shared.definition.validation import validate
 
 DRAFTS_AT_ONCE_MAX = 2
 """More validations at once would only slow one another down."""
+DRAFTS_WAITING_MAX = 100
+"""Definitions, of up to 1 MiB each, that are held for validation."""
 
 
 class Drafting:
@@ -25,15 +28,18 @@ class Drafting:
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(DRAFTS_AT_ONCE_MAX)
+        self._places = Places(DRAFTS_WAITING_MAX, "too_many_drafts", "definitions wait to be checked")
 
     async def draft(self, source: bytes) -> Draft:
         """Return the draft of a definition in YAML or JSON.
 
         Raises:
             Refused: `workflow_invalid`, with every mistake.
+            Unavailable: too many wait already.
         """
-        async with self._slots:
-            return await asyncio.to_thread(_draft, source)
+        with self._places.take():
+            async with self._slots:
+                return await asyncio.to_thread(_draft, source)
 
 
 def _draft(source: bytes) -> Draft:

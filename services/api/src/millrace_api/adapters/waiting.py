@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from millrace_api.adapters.acceptance import Acceptance, Accepted, Candidate
 from millrace_api.adapters.executions import Execution, Executions
 from millrace_api.adapters.log_follower import LogFollower, is_final
-from millrace_api.errors import Unavailable
+from millrace_api.adapters.places import Places
 from millrace_shared.bus.connection import Connection
 from millrace_shared.errors import BusUnavailable
 from millrace_shared.execution.view import ExecutionView
@@ -34,13 +34,13 @@ class Waiting:
         self._connection = connection
         self._acceptance = acceptance
         self._executions = executions
-        self._waiting = 0
+        self._places = Places(WAITING_MAX, "too_many_waiting", "requests wait")
         self._deadlines: set[asyncio.Timeout] = set()
 
     @property
     def count(self) -> int:
         """Requests that wait now."""
-        return self._waiting
+        return self._places.taken
 
     def stop(self) -> None:
         """End every wait now, as if its time had run out."""
@@ -56,21 +56,16 @@ class Waiting:
             Unavailable: too many requests wait already.
             BusUnavailable: NATS did not answer.
         """
-        if self._waiting >= WAITING_MAX:
-            raise Unavailable("too_many_waiting", f"{WAITING_MAX} requests wait already: leave `wait` out")
-        self._waiting += 1
         execution_id = candidate.request.execution_id
-        try:
-            # Subscribed before it is stored, so a new execution's log is seen from its first transition on.
-            # It is woken once, by the end: what came before is folded then, in one go.
-            follower = LogFollower(self._connection, execution_id, stored=False, quiet_until=FINISHED)
+        # Subscribed before it is stored, so a new execution's log is seen from its first transition on. The follower
+        # is woken once, by the end: what came before is folded then, in one go.
+        follower = LogFollower(self._connection, execution_id, stored=False, quiet_until=FINISHED)
+        with self._places.take():
             async with follower:
                 accepted = await self._acceptance.store(candidate)
                 if not accepted.first:
                     follower.catch_up()
                 view = await self._ended(follower, wait_s)
-        finally:
-            self._waiting -= 1
         return Outcome(accepted, None if view is None else await self._executions.of_view(view))
 
     async def _ended(self, follower: LogFollower, wait_s: float) -> ExecutionView | None:

@@ -50,6 +50,8 @@ PROBLEMS: Mapping[str, Kind] = {
     ),
     "database_unavailable": Kind(503, "Database unavailable", "Repeat the request in a moment."),
     "blob_store_unavailable": Kind(503, "Blob store unavailable", "Repeat the request in a moment."),
+    "too_many_drafts": Kind(503, "Too many definitions wait", "Repeat the request in a moment."),
+    "too_many_watching": Kind(503, "Too many WebSockets", "Close some, or use another instance."),
     "too_many_waiting": Kind(503, "Too many requests wait", "Leave `wait` out, and ask for the execution."),
 }
 

@@ -16,6 +16,7 @@ from millrace_api.adapters.drafting import Drafting
 from millrace_api.adapters.event_log import EventLog
 from millrace_api.adapters.execution_watch import ExecutionWatch
 from millrace_api.adapters.executions import Executions
+from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.adapters.waiting import Waiting
 from millrace_api.adapters.workflow_feed import WorkflowFeed
@@ -49,6 +50,7 @@ class Adapters:
     blobs: Blobs
     feed: WorkflowFeed
     watch: ExecutionWatch
+    sockets: Places
     checks: dict[str, Check]
 
 

@@ -63,14 +63,15 @@ async def watch_execution(
     identity = offered.authenticator.identify(websocket)
     after = Position.parse(last_event_id)
     await offered.executions.request_of(identity.workspace, execution_id)
-    await _accept(websocket)
 
     async def serve() -> None:
         async for message in offered.watch.messages(execution_id, after):
             await _send(websocket, message)
         await websocket.close(1000, "the execution has ended")
 
-    await _until_gone(websocket, serve)
+    with offered.sockets.take():
+        await _accept(websocket)
+        await _until_gone(websocket, serve)
 
 
 async def _serve_feed(websocket: WebSocket, ref: str, step_id: str | None) -> None:
@@ -81,17 +82,18 @@ async def _serve_feed(websocket: WebSocket, ref: str, step_id: str | None) -> No
         definition = await offered.definitions.get(workflow.content_hash)
         if definition is not None and step_id not in definition.steps:
             raise Refused("step_not_found", f'workflow "{workflow.name}" has no step "{step_id[:64]}"')
-    feed = await offered.feed.open(identity.workspace, workflow.id, step_id)
+    with offered.sockets.take():
+        feed = await offered.feed.open(identity.workspace, workflow.id, step_id)
 
-    async def serve() -> None:
-        while True:
-            await _send(websocket, await feed.next())
+        async def serve() -> None:
+            while True:
+                await _send(websocket, await feed.next())
 
-    try:
-        await _accept(websocket)
-        await _until_gone(websocket, serve)
-    finally:
-        await offered.feed.close(feed)
+        try:
+            await _accept(websocket)
+            await _until_gone(websocket, serve)
+        finally:
+            await offered.feed.close(feed)
 
 
 async def _accept(websocket: WebSocket) -> None:
