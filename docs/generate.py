@@ -125,7 +125,7 @@ def _command(path: str, command: Any) -> list[str]:
 
 def _parameter(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        name = f"`{parameter.make_metavar(None) if parameter.metavar is None else parameter.metavar}`"
+        name = f"`{parameter.metavar or parameter.name.upper()}`".replace("|", "\\|")
     else:
         name = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
     default = parameter.default
