@@ -81,6 +81,8 @@ def is_unavailable(error: BaseException) -> bool:
     """Tell whether `error`, from asyncpg, means that the server or the connection to it is away for now."""
     if isinstance(error, asyncpg.InterfaceError):
         return "clos" in str(error) or "terminat" in str(error)  # connection is closed, pool is closing
+    if isinstance(error, asyncpg.InternalClientError):  # the connection broke under the call, and asyncpg lost track
+        return True
     return isinstance(error, UNAVAILABLE)
 
 

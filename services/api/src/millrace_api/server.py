@@ -38,6 +38,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 backlog=BACKLOG,
+                ws_per_message_deflate=False,  # 300 KB of state per socket, for small messages
                 ws_max_size=WEBSOCKET_MESSAGE_BYTES_MAX,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(drain_s)),

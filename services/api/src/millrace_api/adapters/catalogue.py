@@ -13,8 +13,6 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from asyncpg import InterfaceError, PostgresError
-
 from millrace_api.adapters.workflow_store import WorkflowStore
 from millrace_api.domain.input_check import InputCheck
 from millrace_api.domain.workflows import Workflow
@@ -91,7 +89,7 @@ class Catalogue:
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
         try:
             return await asyncio.shield(reading)
-        except (OSError, PostgresError, InterfaceError) as error:  # a timeout is an OSError
+        except Exception as error:
             if entry is None or not is_unavailable(error):
                 raise
             log.warning(

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncpg
-
 from millrace_api.adapters.acceptance import Acceptance
 from millrace_api.adapters.definitions import Definitions
 from millrace_api.adapters.projection_reader import ProjectionReader
@@ -117,7 +115,7 @@ class Executions:
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 return await self._projection.execution(workspace, execution_id)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except Exception as error:
             if not is_unavailable(error):
                 raise
             log.warning("the database does not answer (%s): reading the log instead", type(error).__name__)

@@ -47,6 +47,7 @@ def install(app: FastAPI) -> None:
         DatabaseUnavailable,
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
         OSError,
         RequestValidationError,
         WebSocketRequestValidationError,
