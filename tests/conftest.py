@@ -1,7 +1,8 @@
 """One whole stack for the tests that look at the product from outside."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,9 +10,9 @@ from millrace.embedded import BackgroundStack, EmbeddedStack
 
 
 @pytest.fixture(scope="session")
-def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundStack]:
+def running_stack(server_directory: Callable[[], Path]) -> Iterator[BackgroundStack]:
     """NATS, PostgreSQL and the four services, shared: tests keep apart by the names of their workflows."""
-    stack = EmbeddedStack(tmp_path_factory.mktemp("stack"), durability="interval")
+    stack = EmbeddedStack(server_directory(), durability="interval")
     with stack.in_background() as running:
         yield running
 
