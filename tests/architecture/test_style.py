@@ -67,15 +67,23 @@ def test_nothing_names_a_registry_or_somebody_s_machine():
         assert found is None, f"{path.relative_to(ROOT)}: {found and found.group()}"
 
 
-def sleeps(tree: ast.AST, *, in_loop: bool = False) -> Iterator[int]:
-    """The lines of sleeps of a fixed time that are not part of waiting for a condition, which is done in a loop."""
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+def sleeps(tree: ast.AST, *, in_loop: bool = False, depth: int = 0) -> Iterator[int]:
+    """The lines of sleeps of a fixed time that are no part of waiting for a condition, which is done in a loop.
+
+    Functions in functions are not looked into: they stand for work that takes its time.
+    """
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, FUNCTIONS) and depth:
+            continue
         if isinstance(node, ast.Call) and not in_loop:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name == "sleep" and node.args and isinstance(node.args[0], ast.Constant) and node.args[0].value:
                 yield node.lineno
-        function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        yield from sleeps(node, in_loop=isinstance(node, ast.While) or (in_loop and not function))
+        inside = isinstance(node, FUNCTIONS)
+        yield from sleeps(node, in_loop=isinstance(node, ast.While) or (in_loop and not inside), depth=depth + inside)
 
 
 def test_tests_wait_for_conditions_and_never_for_a_while():
@@ -93,6 +101,7 @@ def test_tests_wait_for_conditions_and_never_for_a_while():
         ("while not done():\n    time.sleep(0.01)", []),
         ("await asyncio.sleep(0)", []),
         ("while True:\n    def f():\n        sleep(3)", [3]),
+        ("def test():\n    def work():\n        sleep(3)\n    sleep(1)", [4]),
     ],
 )
 def test_what_counts_as_a_sleep(code: str, found: list[int]):
