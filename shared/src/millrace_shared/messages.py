@@ -56,10 +56,9 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="start"):
-    """Acceptance of an execution: stored once on `req.<p>.<exec>`, and sourced into the inbox.
+    """Acceptance of an execution: stored once on `in.<p>.<exec>.start`.
 
-    In the inbox it stays unacknowledged until the execution ends, which makes the inbox the exact index of what is
-    active (ADR 0004).
+    It stays unacknowledged until the execution ends: it is the lease on it (ADR 0004).
     """
 
     execution_id: str

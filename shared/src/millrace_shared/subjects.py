@@ -2,8 +2,9 @@
 
 | subject | who publishes | who reads | meaning |
 |---|---|---|---|
-| `req.<p>.<exec>` | api | INBOX (sourced) | acceptance: one request per execution |
-| `in.<p>.<exec>` | agent-runner, api | orchestrator | start, step results, cancel |
+| `req.<p>.<exec>` | api | api | the request that an execution name stands for, for ever |
+| `in.<p>.<exec>.start` | api | orchestrator | acceptance: one request per execution, the lease on it |
+| `in.<p>.<exec>` | agent-runner, api | orchestrator | step results, cancel, timers |
 | `timer.set.<p>.<exec>.<id>` | orchestrator | the server's scheduler | a long timer, set |
 | `timer.fire.<p>.<exec>.<id>` | the server's scheduler | INBOX (sourced) | a long timer, fired |
 | `ev.<p>.<exec>` | orchestrator | telemetry, api | the log: one transition per message |
@@ -24,9 +25,14 @@ from __future__ import annotations
 from millrace_shared.ids import partition_of
 
 
-def request(execution_id: str) -> str:
-    """The subject whose emptiness is the idempotency check of an execution."""
+def named_request(execution_id: str) -> str:
+    """The subject whose emptiness says that an execution name is free."""
     return f"req.{partition_of(execution_id)}.{execution_id}"
+
+
+def start(execution_id: str) -> str:
+    """Where an execution is accepted: once stored here, it will run."""
+    return f"in.{partition_of(execution_id)}.{execution_id}.start"
 
 
 def inbox(execution_id: str) -> str:

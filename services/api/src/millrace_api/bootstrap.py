@@ -87,7 +87,7 @@ async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) ->
     definitions = Definitions(connection)
     projection = ProjectionReader(pool)
     blobs = Blobs(settings.blobs)
-    acceptance = Acceptance(connection, catalogue, GroupCommit(publisher), blobs)
+    acceptance = Acceptance(connection, catalogue, GroupCommit(publisher), GroupCommit(publisher), blobs)
     executions = Executions(connection, projection, definitions, acceptance)
 
     async def check_nats() -> None:

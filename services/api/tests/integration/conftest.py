@@ -62,7 +62,7 @@ class Orchestrator:
 
     async def start(self, execution_id: str) -> None:
         """Append the first transition of an accepted execution."""
-        stored = await read_last(self.connection, "REQUESTS", subjects.request(execution_id))
+        stored = await read_last(self.connection, "INBOX", subjects.start(execution_id))
         assert stored is not None
         request = decode_request(stored.payload)
         started = ExecutionStarted(request, time.time() + 60)

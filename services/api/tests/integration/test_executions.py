@@ -73,7 +73,7 @@ async def test_an_accepted_execution_is_durable_and_says_where_it_is(api: Any) -
     assert accepted["created_at"].endswith("Z")
     execution_id = accepted["execution_id"]
     assert answer.headers["location"] == f"/api/v1/executions/{execution_id}"
-    stored = await read_last(api.orchestrator.connection, "REQUESTS", subjects.request(execution_id))
+    stored = await read_last(api.orchestrator.connection, "INBOX", subjects.start(execution_id))
     assert stored is not None
     request = decode_request(stored.payload)
     assert (request.workspace, request.workflow_name, request.workflow_version) == ("default", workflow, 1)
@@ -220,7 +220,7 @@ async def read_all_requests(api: Any) -> Any:
     sequence = 1
     async with asyncio.timeout(10):
         while True:
-            async for stored in read_subject(api.orchestrator.connection, "REQUESTS", "req.*.*", sequence):
+            async for stored in read_subject(api.orchestrator.connection, "INBOX", "in.*.*.start", sequence):
                 sequence = stored.sequence + 1
                 yield decode_request(stored.payload)
             await asyncio.sleep(0.01)
@@ -237,7 +237,7 @@ async def test_wait_gives_up_with_a_202(api: Any) -> None:
 async def test_a_large_input_goes_by_claim_check_and_comes_back_whole(api: Any) -> None:
     who = "x" * 150_000
     execution_id = await api.execution(await api.workflow(), input={"who": who})
-    stored = await read_last(api.orchestrator.connection, "REQUESTS", subjects.request(execution_id))
+    stored = await read_last(api.orchestrator.connection, "INBOX", subjects.start(execution_id))
     assert stored is not None
     assert len(stored.payload) < 2_000
     detail = (await api.http.get(f"/api/v1/executions/{execution_id}")).json()

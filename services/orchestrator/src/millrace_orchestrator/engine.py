@@ -33,10 +33,11 @@ from millrace_shared import subjects
 from millrace_shared.blobs import Blobs
 from millrace_shared.bus.dead import bury
 from millrace_shared.bus.errors import WrongLastSequence
-from millrace_shared.bus.publisher import Publisher
+from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.pull import Delivery
+from millrace_shared.bus.streams import LEASE_DELIVERIES_MAX
 from millrace_shared.codec import decode_inbox, encode
-from millrace_shared.errors import MessageInvalid, MillraceError, RetryableError, ValueTooLarge
+from millrace_shared.errors import BusUnavailable, MessageInvalid, MillraceError, RetryableError, ValueTooLarge
 from millrace_shared.expressions.errors import BlobNeeded
 from millrace_shared.expressions.evaluators import BoundedEvaluator
 from millrace_shared.ids import partition_of
@@ -326,13 +327,25 @@ class Engine:
                 self._executions.move_to_end(turn.execution_id)
             for arrival, message in turn.arrivals:
                 if isinstance(message, StartRequest) and arrival.delivery is not None:
-                    self._leases[turn.execution_id] = arrival.delivery
+                    await self._hold(turn.execution_id, arrival.delivery)
         try:
             await self.dispatcher.perform(command for turn in committed for command in turn.commands)
         except MillraceError as error:
             log.warning("commands of %d executions not performed, they will be: %s", len(committed), error)
             for turn in committed:
                 turn.failed = turn.failed or error
+
+    async def _hold(self, execution_id: str, lease: Delivery) -> None:
+        """Keep a start message unacknowledged until the execution ends; put a new one in place of an old one."""
+        if lease.delivered_count >= LEASE_DELIVERIES_MAX and execution_id not in self._finished:
+            try:
+                await self._publisher.publish(Outgoing(lease.subject, lease.payload))
+            except BusUnavailable as error:
+                log.warning("the lease on %s is renewed later: %s", execution_id, error)
+            else:
+                lease.ack()
+                return
+        self._leases[execution_id] = lease
 
     def _acknowledge(self, turn: _Turn) -> None:
         if turn.failed is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -44,6 +44,19 @@ async def read_last(connection: Connection, stream: str, subject: str) -> Stored
     """
     page = await _page(connection, stream, {"last_by_subj": subject})
     return page[0] if page else None
+
+
+async def read_last_of_each(connection: Connection, stream: str, subjects_: Sequence[str]) -> list[Stored]:
+    """Return the last message of each exact subject that holds any, in stream order.
+
+    Raises:
+        BusUnavailable: the server did not answer.
+    """
+    found: list[Stored] = []
+    for start in range(0, len(subjects_), PAGE_MESSAGES):
+        page = list(subjects_[start : start + PAGE_MESSAGES])
+        found += await _page(connection, stream, {"multi_last": page, "batch": len(page)})
+    return found
 
 
 async def read_subject(

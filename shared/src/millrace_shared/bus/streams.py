@@ -20,9 +20,12 @@ MESSAGE_BYTES_MAX = 7 * 1024 * 1024
 PIN_TTL_S = 3.0
 """A pinned orchestrator that has not asked for this long loses its partition to another."""
 INBOX_GROUP = "holder"
-INBOX_BACKOFF_S = (4.0, 30.0, 120.0, 600.0)
+INBOX_BACKOFF_S = (2.0, 30.0, 120.0, 600.0)
 """When an unacknowledged inbox message comes again. An execution's start message stays unacknowledged until it ends, so
 this is also how often a running execution is looked at again although nothing happened (ADR 0004)."""
+LEASE_DELIVERIES_MAX = 8
+"""A start message that was delivered this often (it is about 45 minutes old) is replaced by a new one at the end of the
+stream, so that what is active always lies in the stream's recent part, however long it runs."""
 WORK_ACK_WAIT_S = 15.0
 """A runner that has not acknowledged, or reported progress, for this long loses the attempt to another."""
 WORK_DELIVERIES_MAX = 20
@@ -59,10 +62,6 @@ class Stream:
         }
 
 
-def _sourced(stream: str, source: str, destination: str) -> dict[str, Any]:
-    return {"name": stream, "subject_transforms": [{"src": source, "dest": destination}]}
-
-
 STREAMS: tuple[Stream, ...] = (
     Stream("DEFINITIONS", ("def.*",)),
     Stream("REQUESTS", ("req.*.*",), extra={"allow_atomic": True}),
@@ -82,13 +81,16 @@ STREAMS: tuple[Stream, ...] = (
     ),
     Stream(
         "INBOX",
-        ("in.*.*",),
-        retention="workqueue",
+        ("in.*.*", "in.*.*.start"),
+        # Not a work queue: removing each message as it is acknowledged costs an fsync, four to every short execution.
+        max_age_s=7 * DAY_S,
         extra={
             "allow_atomic": True,
             "sources": [
-                _sourced("REQUESTS", "req.*.*", "in.{{wildcard(1)}}.{{wildcard(2)}}"),
-                _sourced("TIMERS", "timer.fire.*.*.*", "in.{{wildcard(1)}}.{{wildcard(2)}}"),
+                {
+                    "name": "TIMERS",
+                    "subject_transforms": [{"src": "timer.fire.*.*.*", "dest": "in.{{wildcard(1)}}.{{wildcard(2)}}"}],
+                }
             ],
         },
     ),
@@ -114,7 +116,7 @@ def inbox_consumer(partition: int) -> dict[str, Any]:
     return {
         "durable_name": f"inbox-{partition}",
         "ack_policy": "explicit",
-        "filter_subject": f"in.{partition}.*",
+        "filter_subject": f"in.{partition}.>",
         "backoff": [int(seconds * NANOSECONDS) for seconds in INBOX_BACKOFF_S],
         "max_deliver": -1,
         "max_ack_pending": -1,

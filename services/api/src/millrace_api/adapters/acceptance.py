@@ -1,4 +1,8 @@
-"""Accepting an execution: one durable message, whose fence is the idempotency check."""
+"""Accepting an execution: one durable message, and before it one more when the execution has a name.
+
+The name's message is the idempotency check: its subject takes one message, ever. The start message is what makes the
+execution run; storing it again is refused by its own fence, so a repeat of a name can always make sure that it is there.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +53,15 @@ class Acceptance:
         self,
         connection: Connection,
         catalogue: Catalogue,
-        requests: GroupCommit,
+        names: GroupCommit,
+        starts: GroupCommit,
         blobs: Blobs,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._connection = connection
         self._catalogue = catalogue
-        self._requests = requests
+        self._names = names
+        self._starts = starts
         self._blobs = blobs
         self._now = now
 
@@ -103,26 +109,38 @@ class Acceptance:
             BusUnavailable: NATS did not answer; whether it stored the request is unknown.
         """
         request = candidate.request
-        try:
-            await self._requests.publish(
-                Outgoing(subjects.request(request.execution_id), encode(request), expected_last_sequence=0)
-            )
-        except WrongLastSequence:
-            return Accepted(await self._first(candidate), first=False)
-        executions_accepted.inc()
-        return Accepted(request, first=True)
+        first = True
+        if request.execution_name is not None:
+            first = await self._store_once(self._names, subjects.named_request(request.execution_id), request)
+            if not first:
+                request = await self._first(candidate)
+        await self._store_once(self._starts, subjects.start(request.execution_id), request)
+        if first:
+            executions_accepted.inc()
+        return Accepted(request, first=first)
 
     async def drain(self) -> None:
         """Return when every request that was handed to the bus is settled."""
-        await self._requests.drain()
+        await self._names.drain()
+        await self._starts.drain()
 
     async def find(self, workspace: str, execution_id: str) -> StartRequest | None:
         """Return the stored request of an execution, or None when the workspace has no such execution."""
-        stored = await read_last(self._connection, "REQUESTS", subjects.request(execution_id))
+        stored = await read_last(self._connection, "INBOX", subjects.start(execution_id))
+        if stored is None:  # the inbox keeps a week; names are kept for ever
+            stored = await read_last(self._connection, "REQUESTS", subjects.named_request(execution_id))
         if stored is None:
             return None
         request = decode_request(stored.payload)
         return request if request.workspace == workspace else None
+
+    async def _store_once(self, group: GroupCommit, subject: str, request: StartRequest) -> bool:
+        """Store a request on a subject that takes one; tell whether this call did."""
+        try:
+            await group.publish(Outgoing(subject, encode(request), expected_last_sequence=0))
+        except WrongLastSequence:
+            return False
+        return True
 
     async def _input(self, identity: Identity, target: Launchable, launch: Launch, body_size_bytes: int) -> Payload:
         data = target.inputs.check(launch.input or {})

@@ -180,7 +180,7 @@ class WorkflowFeed:
 
     async def _look_up(self, execution_id: str) -> Origin | None:
         """Return the origin of an execution that started before anybody watched."""
-        stored = await read_last(self._connection, "REQUESTS", subjects.request(execution_id))
+        stored = await read_last(self._connection, "INBOX", subjects.start(execution_id))
         if stored is None:
             return None
         request = decode_request(stored.payload)

@@ -3,9 +3,10 @@
 A pin is an optimisation: it keeps an execution's state in one memory. What makes two writers harmless is the fence of
 the journal.
 
-An execution's start message is acknowledged when the execution ends, so what is stored in INBOX is exactly what is
-active (ADR 0004). A partition is scanned, and what its executions wait for is done again, when this process starts, when
-it becomes the holder, when the server has lost its memory, and when another holder was given up.
+An execution's start message is acknowledged when the execution ends: it is the lease on it (ADR 0004). So everything
+active lies behind the consumer's acknowledgement floor, and a start there whose log has no end is active. A partition is
+scanned for these, and what they wait for is done again, when this process starts, when it becomes the holder, when the
+server has lost its memory, and when another holder was given up.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from millrace_orchestrator import metrics
+from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_subject
+from millrace_shared.bus.errors import BusRefused
+from millrace_shared.bus.log_reader import PAGE_MESSAGES, Stored, read_last_of_each, read_subject
 from millrace_shared.bus.pull import Delivery, PullLoop
 from millrace_shared.bus.streams import INBOX_GROUP, PIN_TTL_S
-from millrace_shared.errors import BusUnavailable
+from millrace_shared.codec import decode_transition
+from millrace_shared.errors import BusUnavailable, MessageInvalid
 from millrace_shared.ids import PARTITION_COUNT
+from millrace_shared.messages import ExecutionFinished
 
 log = logging.getLogger(__name__)
 
@@ -112,18 +117,49 @@ class Inbox:
             self._scans[partition] = asyncio.create_task(self._take_over(partition), name=f"scan {partition}")
 
     async def _take_over(self, partition: int) -> None:
-        """Hand over everything that the partition holds, as if it had been delivered again."""
+        """Hand over the start of everything active in the partition, as if it had been delivered again."""
         while True:
             try:
-                count = 0
-                async for stored in read_subject(self._connection, "INBOX", f"in.{partition}.*"):
-                    self._arrive(Arrival(stored.subject, stored.payload, again=True))
-                    count += 1
-            except BusUnavailable as error:
+                active = [stored async for stored in active_starts(self._connection, partition)]
+            except (BusUnavailable, BusRefused) as error:
                 log.warning("partition %d cannot be scanned, trying again: %s", partition, error)
                 await asyncio.sleep(SCAN_RETRY_S)
             else:
+                for stored in active:
+                    self._arrive(Arrival(stored.subject, stored.payload, again=True))
                 metrics.takeovers.inc()
-                if count:
-                    log.info("partition %d: %d active messages looked at again", partition, count)
+                if active:
+                    log.info("partition %d: %d active executions looked at again", partition, len(active))
                 return
+
+
+async def active_starts(connection: Connection, partition: int) -> AsyncIterator[Stored]:
+    """Yield the start messages of a partition's active executions.
+
+    Raises:
+        BusUnavailable, BusRefused: the server does not answer, or has no such consumer yet.
+    """
+    info = await connection.jetstream(f"CONSUMER.INFO.INBOX.inbox-{partition}")
+    floor = int(info["ack_floor"]["stream_seq"])
+    page: list[Stored] = []
+    async for stored in read_subject(connection, "INBOX", f"in.{partition}.*.start", floor + 1):
+        page.append(stored)
+        if len(page) == PAGE_MESSAGES:
+            for start in await _without_end(connection, page):
+                yield start
+            page = []
+    for start in await _without_end(connection, page):
+        yield start
+
+
+async def _without_end(connection: Connection, starts: list[Stored]) -> list[Stored]:
+    """Return those starts whose execution's log has no end."""
+    by_log = {subjects.log(subjects.execution_id_of(start.subject)): start for start in starts}
+    for last in await read_last_of_each(connection, "EVENTS", list(by_log)):
+        try:
+            ended = isinstance(decode_transition(last.payload).events[-1], ExecutionFinished)
+        except MessageInvalid:
+            ended = False
+        if ended:
+            by_log.pop(last.subject, None)
+    return list(by_log.values())
