@@ -50,6 +50,21 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _run(package: str, arguments: Sequence[str] | None = None) -> None:
-    """Settings come from the environment, as with `python -m`."""
+    """Settings come from the environment; servers that it does not name are those of the data directory's stack."""
+    _join_stack()
     main = importlib.import_module(f"{package}.entrypoint").main
     raise typer.Exit(main() if arguments is None else main(arguments))
+
+
+def _join_stack() -> None:
+    """Complete this process's environment, which is about to be the service's, and say so."""
+    import os
+    from pathlib import Path
+
+    from millrace.embedded.joining import servers_of
+
+    data_dir = Path(os.environ.get("MILLRACE_DATA_DIR") or ".millrace")
+    missing = {name: url for name, url in servers_of(data_dir).items() if not os.environ.get(name)}
+    if missing:
+        typer.echo(f"{' and '.join(missing)}: of the `millrace up` in {data_dir}", err=True)
+        os.environ.update(missing)

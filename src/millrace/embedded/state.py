@@ -196,6 +196,10 @@ class StackState:
         self._ports[name] = choose_free(others)
         return self._ports[name]
 
+    def known_port(self, name: str) -> int | None:
+        """The port that this name had last, if it ever had one."""
+        return self._ports.get(name)
+
     def remember(self, event: ProcessEvent) -> None:
         """A supervisor listener: keep the identity of every process that runs."""
         if event.kind is EventKind.STARTED and event.pid is not None:
