@@ -1,6 +1,7 @@
 """`validate` and `schema`: they need no server."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,7 @@ def test_the_schema_is_one():
     schema = json.loads(ran.stdout)
     Draft202012Validator.check_schema(schema)
     assert not list(Draft202012Validator(schema).iter_errors({"name": "w", "steps": {"a": {"transform": 1}}}))
+
+
+def test_the_version_is_that_of_the_package():
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"millrace {version('millrace')}\n"

@@ -1,6 +1,7 @@
 """The commands that call a server, against a whole stack, found by its data directory alone."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ def millrace(stack_environment: dict[str, str], tmp_path: Path) -> Millrace:
     program = Path(sys.executable).with_name("millrace")
 
     def run(*arguments: str, **environment: str) -> Ran:
-        return subprocess.run(
+        ran = subprocess.run(
             [program, *arguments],
             env=stack_environment | environment,
             cwd=tmp_path,
@@ -38,6 +39,8 @@ def millrace(stack_environment: dict[str, str], tmp_path: Path) -> Millrace:
             timeout=60,
             check=False,
         )
+        sys.stderr.write(ran.stderr)  # shown when the test fails
+        return ran
 
     return run
 
@@ -134,6 +137,26 @@ def test_cancel_and_list(millrace: Millrace, write: Callable[..., Path]):
     again = millrace("executions", "cancel", execution_id)
     assert again.returncode == 1
     assert "has ended already: cancelled" in again.stderr
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_execution(
+    millrace: Millrace, write: Callable[..., Path], stack_environment: dict[str, str]
+):
+    command = [Path(sys.executable).with_name("millrace"), "run", str(write("interrupt", SLEEPS)), "--watch"]
+    environment = stack_environment | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "first completed\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130
+    hint = said.splitlines()[-1]
+    assert " goes on: millrace executions show " in hint
+    execution_id = hint.split()[0]
+    assert "running" in millrace("executions", "show", execution_id).stdout
+    assert millrace("executions", "cancel", execution_id).returncode == 0
 
 
 def test_a_timeline(millrace: Millrace, write: Callable[..., Path]):

@@ -5,16 +5,35 @@ typer at its top and everything else inside the functions, so that `millrace --h
 quick.
 """
 
+from typing import Annotated
+
 import typer
 
 from millrace.cli import definitions, doctor, executions, run, service, up
 
 app = typer.Typer(
     name="millrace",
-    help="Run workflows of LLM agents, and see what they did, how well, and at what cost.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # locals hold secrets
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"millrace {version('millrace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def millrace(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Run workflows of LLM agents, and see what they did, how well, and at what cost."""
+
 
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
