@@ -67,7 +67,7 @@ def work(number: int) -> tuple[str, bytes]:
 
 async def stored(connection: Connection, stream: str) -> int:
     """Messages that a stream holds."""
-    info = await connection.jetstream(f"STREAM.INFO.{stream}")
+    info = await connection.jetstream_api(f"STREAM.INFO.{stream}")
     return int(info["state"]["messages"])
 
 

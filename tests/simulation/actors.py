@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from world import FenceLost, Stored, World
+
 from millrace_orchestrator.domain.commands import Abort, Arm, Command, Release, Run, commands, outstanding
 from millrace_orchestrator.domain.decide import decide
 from millrace_orchestrator.domain.evolve import advance, fold
@@ -27,7 +29,6 @@ from millrace_shared.messages import (
     Transition,
 )
 from millrace_shared.values import Payload
-from world import FenceLost, Stored, World
 
 
 class Crash(Exception):

@@ -19,14 +19,15 @@ from dataclasses import dataclass
 
 from actors import Crash, Faults, Orchestrator, Runner
 from invariants import check, expected_statuses
+from workflows import random_definition
+from world import World
+
 from millrace_orchestrator.domain.evolve import fold
 from millrace_orchestrator.domain.plan import Plan, compile_plan
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.ids import new_id
 from millrace_shared.messages import CancelRequest, StartRequest
 from millrace_shared.values import Payload
-from workflows import random_definition
-from world import World
 
 EXECUTIONS_MAX = 4
 CALM_AFTER_MOVES = 600

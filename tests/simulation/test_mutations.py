@@ -8,9 +8,10 @@ from typing import Any
 import actors
 import pytest
 import world
+from simulate import simulate
+
 from millrace_orchestrator.domain import decide, ending, readiness
 from millrace_orchestrator.domain.commands import Arm, Run
-from simulate import simulate
 
 SEEDS = 1_000
 

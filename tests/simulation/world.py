@@ -1,8 +1,8 @@
 """A model of the bus: what the streams promise, and nothing more.
 
 A log takes an append only under its fence. The inbox delivers each execution's messages in order, and again when they
-are not acknowledged; deliveries may be doubled. Work is queued once for each subject, and delivered again when it is not
-acknowledged. A crash of the server loses work (it is persisted lazily) and nothing else.
+are not acknowledged; deliveries may be doubled. Work is queued once for each subject, and delivered again when it is
+not acknowledged. A crash of the server loses work (it is persisted lazily) and nothing else.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -10,8 +10,10 @@ from millrace_shared.errors import MessageInvalid
 from millrace_shared.messages import LOG_VERSION, Fact, InboxMessage, RunStep, StartRequest, Transition
 from millrace_shared.upcast import upcast
 
+T = TypeVar("T")
+
 _encoder = msgspec.json.Encoder()
-_inbox = msgspec.json.Decoder(InboxMessage)
+_inbox: msgspec.json.Decoder[InboxMessage] = msgspec.json.Decoder(InboxMessage)
 _request = msgspec.json.Decoder(StartRequest)
 _transition = msgspec.json.Decoder(Transition)
 _work = msgspec.json.Decoder(RunStep)
@@ -51,7 +53,7 @@ def decode_transition(data: bytes) -> Transition:
         raise MessageInvalid(str(error)) from error
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+def _decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

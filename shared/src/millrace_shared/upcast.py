@@ -34,4 +34,5 @@ def upcast(
         if version not in upcasters:
             raise MessageInvalid(f"there is no upcaster from log version {version}")
         message = {**upcasters[version](message), "v": version + 1}
-    return message
+    lifted: dict[str, Any] = message
+    return lifted

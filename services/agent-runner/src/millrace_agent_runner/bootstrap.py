@@ -74,4 +74,4 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
 async def _answers(connection: Connection) -> None:
     if not connection.is_connected:
         raise BusUnavailable("not connected; trying again all the time")
-    await connection.jetstream("STREAM.INFO.WORK")
+    await connection.jetstream_api("STREAM.INFO.WORK")

@@ -57,7 +57,7 @@ class Bus:
         return result
 
     async def count(self, stream: str) -> int:
-        return int((await self.connection.jetstream(f"STREAM.INFO.{stream}"))["state"]["messages"])
+        return int((await self.connection.jetstream_api(f"STREAM.INFO.{stream}"))["state"]["messages"])
 
     async def has(self, stream: str, count: int) -> None:
         async def look() -> bool:
@@ -69,7 +69,7 @@ class Bus:
         return [one async for one in read_subject(self.connection, stream, subject)]
 
     async def consumers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (await self.connection.jetstream("CONSUMER.LIST.WORK"))["consumers"]
+        found: list[dict[str, Any]] = (await self.connection.jetstream_api("CONSUMER.LIST.WORK"))["consumers"]
         return found
 
     async def ack_within(self, seconds: float) -> None:

@@ -92,7 +92,7 @@ async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) ->
 
     async def check_nats() -> None:
         # Not `flush`: when that times out, the late answer ends nats-py's read loop for good.
-        await connection.jetstream("INFO")
+        await connection.jetstream_api("INFO")
 
     async def check_postgres() -> None:
         await pool.fetchval("SELECT 1")

@@ -70,4 +70,4 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
 async def _answers(connection: Connection) -> None:
     if not connection.is_connected:
         raise BusUnavailable("not connected; trying again all the time")
-    await connection.jetstream("STREAM.INFO.INBOX")
+    await connection.jetstream_api("STREAM.INFO.INBOX")

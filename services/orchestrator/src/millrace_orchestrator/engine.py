@@ -180,11 +180,9 @@ class Engine:
         """Decode, bury what cannot be decoded, and group by execution in order of arrival."""
         turns: dict[str, _Turn] = {}
         for arrival in batch:
+            execution_id = subjects.execution_id_of(arrival.subject)
             try:
-                message = decode_inbox(arrival.payload)
-                execution_id = subjects.execution_id_of(arrival.subject)
-                if message.execution_id != execution_id:
-                    raise MessageInvalid(f"it is for execution {message.execution_id}, and was sent to another's inbox")
+                message = _decoded(arrival.payload, execution_id)
             except MessageInvalid as error:
                 await self._bury(arrival, str(error))
                 continue
@@ -381,7 +379,7 @@ class Engine:
         if arrival.delivery.delivered_count < ORPHAN_DELIVERIES_MAX:
             arrival.delivery.nak(RETRY_DELAY_S)
         else:
-            asyncio.get_running_loop().create_task(self._bury(arrival, "there is no such execution"))  # noqa: RUF006
+            asyncio.get_running_loop().create_task(self._bury(arrival, "there is no such execution"))
 
     async def _bury(self, arrival: Arrival, reason: str) -> None:
         if arrival.delivery is not None:
@@ -392,6 +390,13 @@ class Engine:
         while len(self._executions) > self._cache_max:
             self._executions.popitem(last=False)
         metrics.cached_executions.set(len(self._executions))
+
+
+def _decoded(payload: bytes, execution_id: str) -> InboxMessage:
+    message = decode_inbox(payload)
+    if message.execution_id != execution_id:
+        raise MessageInvalid(f"it is for execution {message.execution_id}, and came to the inbox of {execution_id}")
+    return message
 
 
 def _workspace(turn: _Turn, execution: Execution) -> str:

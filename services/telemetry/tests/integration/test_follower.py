@@ -42,7 +42,7 @@ async def read(follower: Follower, count: int) -> list[int]:
 
 
 async def consumers(bus: Connection) -> list[str]:
-    names = (await bus.jetstream("CONSUMER.NAMES.EVENTS"))["consumers"]
+    names = (await bus.jetstream_api("CONSUMER.NAMES.EVENTS"))["consumers"]
     return names or []
 
 
@@ -98,7 +98,7 @@ async def test_a_consumer_that_was_deleted_is_made_again(
     await follower.start(0, "")
     assert await read(follower, 10) == list(range(1, 11))
     for name in await consumers(bus):
-        await bus.jetstream(f"CONSUMER.DELETE.EVENTS.{name}")
+        await bus.jetstream_api(f"CONSUMER.DELETE.EVENTS.{name}")
     await publish(publisher, 10)
     assert await read(follower, 10) == list(range(11, 21))
 
@@ -162,7 +162,7 @@ async def test_a_stream_that_is_replaced_while_it_is_followed_is_refused(
     await publish(publisher, 10)
     await follower.start(0, "")
     assert await read(follower, 10) == list(range(1, 11))
-    await bus.jetstream("STREAM.DELETE.EVENTS")
+    await bus.jetstream_api("STREAM.DELETE.EVENTS")
     await ensure_streams(bus)
     await publisher.publish(Outgoing("ev.0.other", b"x"))
     await publish(publisher, 20)

@@ -195,7 +195,7 @@ async def test_messages_that_the_stream_lost_are_counted_and_passed_over(
     before = metric("missing_total")
     await append([*logs[0], *logs[1]])
     last = await append(logs[2])
-    await bus.jetstream("STREAM.PURGE.EVENTS", {"filter": subjects.log(logs[1][0].execution_id)})
+    await bus.jetstream_api("STREAM.PURGE.EVENTS", {"filter": subjects.log(logs[1][0].execution_id)})
     async with serve(settings):
         await tables.reach(last)
     await tables.assert_show([*logs[0], *logs[2]])

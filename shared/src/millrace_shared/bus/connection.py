@@ -33,7 +33,7 @@ RECONNECT_WAIT_S = 0.2
 PING_INTERVAL_S = 20
 
 
-class Connection(Client):  # type: ignore[misc]
+class Connection(Client):
     """A nats-py client that can also `listen` and `send` directly."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Connection(Client):  # type: ignore[misc]
         finally:
             await self.unlisten(subscription)
 
-    async def jetstream(self, operation: str, body: Any = None) -> dict[str, Any]:
+    async def jetstream_api(self, operation: str, body: Any = None) -> dict[str, Any]:
         """Call the JetStream API (`STREAM.CREATE.EVENTS`, say) and return its answer.
 
         Raises:
@@ -153,7 +153,7 @@ async def connect(url: str, name: str, *, wait_s: float = 30.0) -> Connection:
                 servers=[part.strip() for part in url.split(",")],
                 name=name,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=RECONNECT_WAIT_S,
+                reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # seconds; fractions are fine
                 allow_reconnect=True,
                 ping_interval=PING_INTERVAL_S,
                 error_cb=on_error,

@@ -163,7 +163,7 @@ async def ensure_streams(connection: Connection, replicas: int = 1) -> None:
 
 async def ensure_consumer(connection: Connection, stream: str, config: dict[str, Any]) -> None:
     """Create a durable consumer, or update it to `config`."""
-    await connection.jetstream(
+    await connection.jetstream_api(
         f"CONSUMER.DURABLE.CREATE.{stream}.{config['durable_name']}",
         {"stream_name": stream, "config": config},
     )
@@ -171,12 +171,12 @@ async def ensure_consumer(connection: Connection, stream: str, config: dict[str,
 
 async def _ensure(connection: Connection, name: str, config: dict[str, Any]) -> None:
     try:
-        await connection.jetstream(f"STREAM.INFO.{name}")
+        await connection.jetstream_api(f"STREAM.INFO.{name}")
     except StreamMissing:
         try:
-            await connection.jetstream(f"STREAM.CREATE.{name}", config)
+            await connection.jetstream_api(f"STREAM.CREATE.{name}", config)
         except BusRefused as error:
             if "already in use" not in str(error):  # another service created it at the same moment
                 raise
     else:
-        await connection.jetstream(f"STREAM.UPDATE.{name}", config)
+        await connection.jetstream_api(f"STREAM.UPDATE.{name}", config)

@@ -1,7 +1,7 @@
 """Accepting an execution: one durable message, and before it one more when the execution has a name.
 
-The name's message is the idempotency check: its subject takes one message, ever. The start message is what makes the
-execution run; storing it again is refused by its own fence, so a repeat of a name can always make sure that it is there.
+The name's message is the idempotency check: its subject takes one message, ever. The start message is what makes
+the execution run; storing it again is refused by its own fence, so a repeat of a name makes sure that it is there.
 """
 
 from __future__ import annotations

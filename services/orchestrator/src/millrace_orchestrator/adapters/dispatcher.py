@@ -62,8 +62,8 @@ class Dispatcher:
             schedule_long(self._connection, command.due, command.fired)
 
     async def _abort(self, execution_id: str) -> None:
-        await self._connection.jetstream("STREAM.PURGE.WORK", {"filter": subjects.work_of_execution(execution_id)})
-        await self._connection.jetstream("STREAM.PURGE.TIMERS", {"filter": subjects.timer_set(execution_id, "*")})
+        await self._connection.jetstream_api("STREAM.PURGE.WORK", {"filter": subjects.work_of_execution(execution_id)})
+        await self._connection.jetstream_api("STREAM.PURGE.TIMERS", {"filter": subjects.timer_set(execution_id, "*")})
         self._connection.send(subjects.cancel_control(execution_id), b"{}")
 
 

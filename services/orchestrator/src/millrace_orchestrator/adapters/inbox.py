@@ -4,9 +4,9 @@ A pin is an optimisation: it keeps an execution's state in one memory. What make
 the journal.
 
 An execution's start message is acknowledged when the execution ends: it is the lease on it (ADR 0004). So everything
-active lies behind the consumer's acknowledgement floor, and a start there whose log has no end is active. A partition is
-scanned for these, and what they wait for is done again, when this process starts, when it becomes the holder, when the
-server has lost its memory, and when another holder was given up.
+active lies behind the consumer's acknowledgement floor, and a start there whose log has no end is active. A partition
+is scanned for these, and what they wait for is done again, when this process starts, when it becomes the holder, when
+the server has lost its memory, and when another holder was given up.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ async def active_starts(connection: Connection, partition: int) -> AsyncIterator
     Raises:
         BusUnavailable, BusRefused: the server does not answer, or has no such consumer yet.
     """
-    info = await connection.jetstream(f"CONSUMER.INFO.INBOX.inbox-{partition}")
+    info = await connection.jetstream_api(f"CONSUMER.INFO.INBOX.inbox-{partition}")
     floor = int(info["ack_floor"]["stream_seq"])
     page: list[Stored] = []
     async for stored in read_subject(connection, "INBOX", f"in.{partition}.*.start", floor + 1):

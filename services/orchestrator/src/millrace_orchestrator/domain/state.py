@@ -87,8 +87,8 @@ UNTOUCHED_STEP = StepState()
 class ExecutionState(msgspec.Struct, frozen=True):
     """One execution.
 
-    `running` counts units that a runner has; `settled` counts steps. `queue` holds the units that wait for a free place,
-    by position: the lowest is next. `outcome` is set as soon as it is known how the execution will end;
+    `running` counts units that a runner has; `settled` counts steps. `queue` holds the units that wait for a free
+    place, by position: the lowest is next. `outcome` is set as soon as it is known how the execution will end;
     `finished` when it has.
     """
 

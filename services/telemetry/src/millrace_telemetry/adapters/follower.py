@@ -163,7 +163,7 @@ class Follower:
         their sequences to others.
         """
         after, subject = self._received, self._subject
-        state = (await self._connection.jetstream(f"STREAM.INFO.{self._stream}"))["state"]
+        state = (await self._connection.jetstream_api(f"STREAM.INFO.{self._stream}"))["state"]
         if state["last_seq"] < after:
             raise LogDiverged(
                 f"{self._stream} ends at {state['last_seq']}, but is projected up to {after}: it was restored or "
@@ -199,7 +199,7 @@ class Follower:
             config["filter_subjects"] = list(self._filters)
         self._inbox = self._connection.new_inbox()
         self._subscription = await self._connection.listen(self._inbox, self._on_message)
-        answer = await self._connection.jetstream(
+        answer = await self._connection.jetstream_api(
             f"CONSUMER.CREATE.{self._stream}.{self._consumer}", {"stream_name": self._stream, "config": config}
         )
         self._behind = answer.get("num_pending", 0)
@@ -212,7 +212,7 @@ class Follower:
             await self._connection.unlisten(subscription)
         if self._consumer and self._connection.is_connected:
             with contextlib.suppress(BusRefused):  # it is gone already
-                await self._connection.jetstream(f"CONSUMER.DELETE.{self._stream}.{self._consumer}")
+                await self._connection.jetstream_api(f"CONSUMER.DELETE.{self._stream}.{self._consumer}")
         self._consumer = ""
 
     async def _reopen(self) -> None:
