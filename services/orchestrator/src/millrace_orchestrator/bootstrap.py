@@ -11,6 +11,7 @@ from millrace_orchestrator.adapters.inbox import Inbox
 from millrace_orchestrator.adapters.journal import Journal
 from millrace_orchestrator.adapters.plans import Plans
 from millrace_orchestrator.adapters.timers import ShortTimers
+from millrace_orchestrator.decider import Decider
 from millrace_orchestrator.engine import Engine
 from millrace_orchestrator.settings import OrchestratorSettings
 from millrace_shared.blobs import Blobs
@@ -34,14 +35,9 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
         publisher = await Publisher(connection).start()
         plans = Plans(connection)
         with BoundedEvaluator() as evaluator:
-            engine = Engine(
-                Journal(connection, publisher, plans),
-                plans,
-                publisher,
-                Blobs(settings.blobs),
-                evaluator,
-                settings.orchestrator_cache_max,
-            )
+            journal = Journal(connection, publisher, plans)
+            decider = Decider(journal, plans, Blobs(settings.blobs), evaluator.evaluate)
+            engine = Engine(journal, decider, publisher, settings.orchestrator_cache_max)
             timers = ShortTimers(engine.timer_fired)
             engine.inbox = Inbox(connection, engine.arrive)
             engine.dispatcher = Dispatcher(

@@ -14,44 +14,24 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.dispatcher import Dispatcher
 from millrace_orchestrator.adapters.inbox import Arrival, Inbox
 from millrace_orchestrator.adapters.journal import Append, Execution, Journal
-from millrace_orchestrator.adapters.payloads import fit
-from millrace_orchestrator.adapters.plans import Plans
-from millrace_orchestrator.domain.commands import Command, Release, commands, outstanding
-from millrace_orchestrator.domain.decide import abandon, decide, stillborn
-from millrace_orchestrator.domain.errors import ImpossibleTransition, NotStarted
-from millrace_orchestrator.domain.evolve import advance, evolve
-from millrace_orchestrator.domain.state import ExecutionState
-from millrace_orchestrator.errors import DefinitionMissing, EngineStopped
+from millrace_orchestrator.decider import Decider
+from millrace_orchestrator.errors import EngineStopped
+from millrace_orchestrator.turn import Turn
 from millrace_shared import subjects
-from millrace_shared.blobs import Blobs
 from millrace_shared.bus.dead import bury
 from millrace_shared.bus.errors import WrongLastSequence
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.pull import Delivery
 from millrace_shared.bus.streams import LEASE_DELIVERIES_MAX
 from millrace_shared.codec import decode_inbox, encode
-from millrace_shared.errors import BusUnavailable, MessageInvalid, MillraceError, RetryableError, ValueTooLarge
-from millrace_shared.expressions.errors import BlobNeeded
-from millrace_shared.expressions.evaluators import BoundedEvaluator
+from millrace_shared.errors import BusUnavailable, MessageInvalid, MillraceError, RetryableError
 from millrace_shared.ids import partition_of
-from millrace_shared.messages import (
-    LOG_VERSION,
-    ErrorInfo,
-    Event,
-    ExecutionFinished,
-    InboxMessage,
-    StartRequest,
-    TimerFired,
-    Transition,
-)
-from millrace_shared.values import BlobRef
+from millrace_shared.messages import ExecutionFinished, InboxMessage, StartRequest, TimerFired
 
 log = logging.getLogger(__name__)
 
@@ -65,38 +45,19 @@ FINISHED_REMEMBERED = 20_000
 SERVICE = "orchestrator"
 
 
-@dataclass(slots=True)
-class _Turn:
-    """One execution's part of a tick."""
-
-    execution_id: str
-    arrivals: list[tuple[Arrival, InboxMessage]] = field(default_factory=list)
-    execution: Execution | None = None
-    from_memory: bool = False
-    after: Execution | None = None
-    events: tuple[Event, ...] = ()
-    payload: bytes = b""
-    commands: list[Command] = field(default_factory=list)
-    failed: MillraceError | None = None
-
-
 class Engine:
     """Moves executions forward."""
 
     def __init__(
         self,
         journal: Journal,
-        plans: Plans,
+        decider: Decider,
         publisher: Publisher,
-        blobs: Blobs,
-        evaluator: BoundedEvaluator,
         cache_max: int,
     ) -> None:
         self._journal = journal
-        self._plans = plans
+        self._decider = decider
         self._publisher = publisher
-        self._blobs = blobs
-        self._evaluator = evaluator
         self._cache_max = cache_max
         self._arrivals: deque[Arrival] = deque()
         self._wake = asyncio.Event()
@@ -163,9 +124,9 @@ class Engine:
     async def _tick(self, batch: Sequence[Arrival]) -> None:
         try:
             turns = await self._sort(batch)
-            await asyncio.gather(*(self._load(turn) for turn in turns if turn.execution is None))
+            await asyncio.gather(*(self._decider.load(turn) for turn in turns if turn.execution is None))
             for turn in turns:
-                await self._decide(turn)
+                await self._decider.decide(turn)
             await self._commit([turn for turn in turns if turn.events and turn.failed is None])
             await self._perform(turns)
             for turn in turns:
@@ -176,9 +137,9 @@ class Engine:
                 if arrival.delivery is not None:
                     self.inbox.release(partition_of(subjects.execution_id_of(arrival.subject)))
 
-    async def _sort(self, batch: Iterable[Arrival]) -> list[_Turn]:
+    async def _sort(self, batch: Iterable[Arrival]) -> list[Turn]:
         """Decode, bury what cannot be decoded, and group by execution in order of arrival."""
-        turns: dict[str, _Turn] = {}
+        turns: dict[str, Turn] = {}
         for arrival in batch:
             execution_id = subjects.execution_id_of(arrival.subject)
             try:
@@ -193,7 +154,7 @@ class Engine:
             turn = turns.get(execution_id)
             if turn is None:
                 known = self._executions.get(execution_id)
-                turn = turns[execution_id] = _Turn(execution_id, execution=known, from_memory=known is not None)
+                turn = turns[execution_id] = Turn(execution_id, execution=known, from_memory=known is not None)
             if arrival.again:
                 # Somebody else may have moved it on, and the fence guards appends only: what is performed again must
                 # follow from the log, not from a memory that may be stale.
@@ -201,105 +162,7 @@ class Engine:
             turn.arrivals.append((arrival, message))
         return list(turns.values())
 
-    async def _load(self, turn: _Turn) -> None:
-        """Find the execution's state: in its log, or, for a start that comes for the first time, nowhere."""
-        _, first = turn.arrivals[0]
-        try:
-            if isinstance(first, StartRequest) and not any(one.again for one, _ in turn.arrivals):
-                turn.execution = Execution(await self._plans.get(first.definition))
-                return
-            turn.execution = await self._journal.load(turn.execution_id)
-            start = next((message for _, message in turn.arrivals if isinstance(message, StartRequest)), None)
-            if turn.execution is None and start is not None:
-                turn.execution = Execution(await self._plans.get(start.definition))
-        except MillraceError as error:
-            turn.failed = error
-
-    async def _decide(self, turn: _Turn) -> None:
-        """Decide on all of an execution's messages, as one transition."""
-        if isinstance(turn.failed, DefinitionMissing):
-            self._decide_stillborn(turn, turn.failed)
-            return
-        if turn.failed is not None or turn.execution is None:
-            return
-        try:
-            await self._decide_with_values(turn, turn.execution)
-        except ValueTooLarge as error:
-            await self._abandon(turn, turn.execution, ErrorInfo("value_too_large", "value_too_large", str(error)))
-        except (ImpossibleTransition, NotStarted) as error:
-            log.exception("execution %s met a bug of the state machine and is ended", turn.execution_id)
-            await self._abandon(turn, turn.execution, ErrorInfo("internal", "internal", str(error)))
-        except MillraceError as error:
-            turn.failed = error
-
-    async def _decide_with_values(self, turn: _Turn, execution: Execution) -> None:
-        loaded: dict[BlobRef, Any] = {}
-        while True:
-            try:
-                state = execution.state
-                events: list[Event] = []
-                for _, message in turn.arrivals:
-                    decision = decide(
-                        execution.plan, state, message, time.time(), self._evaluator.evaluate, loaded, execution.memo
-                    )
-                    state = decision.state
-                    events += decision.events
-                await self._draft(turn, execution, state, tuple(events))
-            except BlobNeeded as needed:
-                workspace = _workspace(turn, execution)
-                for reference in needed.refs:
-                    loaded[reference] = await self._blobs.load(workspace, reference)
-            else:
-                if turn.events or not turn.from_memory:
-                    return
-                # The fence guards what is appended. That a message means nothing must be read from the log as well:
-                # a stale memory would take the result of a step that somebody else has started for a late one.
-                turn.from_memory = False
-                execution = await self._journal.load(turn.execution_id) or execution
-                turn.execution = execution
-
-    async def _draft(
-        self, turn: _Turn, execution: Execution, state: ExecutionState | None, events: tuple[Event, ...]
-    ) -> None:
-        """Make the transition and the commands of `events`; without events, maybe the commands that are outstanding."""
-        if state is None:
-            return
-        if not events:
-            turn.after = execution
-            if any(arrival.again for arrival, _ in turn.arrivals):
-                turn.commands = list(outstanding(execution.plan, state))
-                metrics.reemitted.inc(len(turn.commands))
-            return
-        now = time.time()
-        transition = Transition(LOG_VERSION, turn.execution_id, state.version + 1, now, events)
-        fitted, turn.payload = await fit(self._blobs, state.request.workspace, transition)
-        if fitted is not transition:  # values became references, and the state must say what the log says
-            state = execution.state
-            for event in fitted.events:
-                state = evolve(execution.plan, state, event, now)
-        state = advance(state, transition.version)
-        turn.events = fitted.events
-        turn.after = Execution(execution.plan, state, execution.sequence, execution.memo)
-        turn.commands = commands(execution.plan, state, fitted.events)
-
-    async def _abandon(self, turn: _Turn, execution: Execution, error: ErrorInfo) -> None:
-        start = next((message for _, message in turn.arrivals if isinstance(message, StartRequest)), None)
-        request = execution.state.request if execution.state is not None else start
-        if request is None:
-            return
-        decision = abandon(execution.plan, execution.state, request, time.time(), error)
-        await self._draft(turn, execution, decision.state, decision.events)
-
-    def _decide_stillborn(self, turn: _Turn, error: DefinitionMissing) -> None:
-        start = next((message for _, message in turn.arrivals if isinstance(message, StartRequest)), None)
-        if start is None:
-            return
-        turn.failed = None
-        turn.events = stillborn(start, time.time(), ErrorInfo("definition_missing", "internal", str(error)))
-        turn.payload = encode(Transition(LOG_VERSION, turn.execution_id, 1, time.time(), turn.events))
-        turn.commands = [Release(turn.execution_id)]
-
-    async def _commit(self, turns: Sequence[_Turn]) -> None:
+    async def _commit(self, turns: Sequence[Turn]) -> None:
         appends = [
             Append(turn.execution_id, turn.execution.sequence if turn.execution else 0, turn.payload) for turn in turns
         ]
@@ -317,7 +180,7 @@ class Engine:
             if turn.after is not None:
                 turn.after = Execution(turn.after.plan, turn.after.state, result, turn.after.memo)
 
-    async def _perform(self, turns: Sequence[_Turn]) -> None:
+    async def _perform(self, turns: Sequence[Turn]) -> None:
         committed = [turn for turn in turns if turn.failed is None]
         for turn in committed:
             if turn.after is not None:
@@ -345,7 +208,7 @@ class Engine:
                 return
         self._leases[execution_id] = lease
 
-    def _acknowledge(self, turn: _Turn) -> None:
+    def _acknowledge(self, turn: Turn) -> None:
         if turn.failed is not None:
             self._give_back(turn, turn.failed)
             return
@@ -355,7 +218,7 @@ class Engine:
             elif arrival.delivery is not None and not isinstance(message, StartRequest):
                 arrival.delivery.ack()
 
-    def _give_back(self, turn: _Turn, error: MillraceError) -> None:
+    def _give_back(self, turn: Turn, error: MillraceError) -> None:
         """Have everything come again: at once when the fence was lost, later when something does not answer."""
         self._executions.pop(turn.execution_id, None)
         if isinstance(error, WrongLastSequence):
@@ -397,10 +260,3 @@ def _decoded(payload: bytes, execution_id: str) -> InboxMessage:
     if message.execution_id != execution_id:
         raise MessageInvalid(f"it is for execution {message.execution_id}, and came to the inbox of {execution_id}")
     return message
-
-
-def _workspace(turn: _Turn, execution: Execution) -> str:
-    if execution.state is not None:
-        return execution.state.request.workspace
-    start = next(message for _, message in turn.arrivals if isinstance(message, StartRequest))
-    return start.workspace

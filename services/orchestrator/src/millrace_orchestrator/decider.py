@@ -1,0 +1,144 @@
+"""Deciding: finds an execution's state, has the core decide on what arrived, and makes a transition that fits.
+
+The core is pure. What surrounds it here is what it cannot do: read logs and definitions, load claim-checked values that
+expressions look into, and move values that are too large for a message to the blob store.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from millrace_orchestrator import metrics
+from millrace_orchestrator.adapters.journal import Execution, Journal
+from millrace_orchestrator.adapters.payloads import fit
+from millrace_orchestrator.adapters.plans import Plans
+from millrace_orchestrator.domain.commands import Release, commands, outstanding
+from millrace_orchestrator.domain.decide import abandon, decide, stillborn
+from millrace_orchestrator.domain.errors import ImpossibleTransition, NotStarted
+from millrace_orchestrator.domain.evolve import advance, evolve
+from millrace_orchestrator.domain.state import ExecutionState
+from millrace_orchestrator.errors import DefinitionMissing
+from millrace_orchestrator.turn import Turn
+from millrace_shared.blobs import Blobs
+from millrace_shared.codec import encode
+from millrace_shared.errors import MillraceError, ValueTooLarge
+from millrace_shared.expressions.errors import BlobNeeded
+from millrace_shared.expressions.program import Evaluate
+from millrace_shared.messages import LOG_VERSION, ErrorInfo, Event, StartRequest, Transition
+from millrace_shared.values import BlobRef
+
+log = logging.getLogger(__name__)
+
+
+class Decider:
+    """Turns what arrived for an execution into a transition and its commands. Whatever fails is noted in the turn."""
+
+    def __init__(self, journal: Journal, plans: Plans, blobs: Blobs, evaluate: Evaluate) -> None:
+        self._journal = journal
+        self._plans = plans
+        self._blobs = blobs
+        self._evaluate = evaluate
+
+    async def load(self, turn: Turn) -> None:
+        """Find the execution's state: in its log, or, for a start that comes for the first time, nowhere."""
+        _, first = turn.arrivals[0]
+        try:
+            if isinstance(first, StartRequest) and not turn.is_again:
+                turn.execution = Execution(await self._plans.get(first.definition))
+                return
+            turn.execution = await self._journal.load(turn.execution_id)
+            if turn.execution is None and turn.start is not None:
+                turn.execution = Execution(await self._plans.get(turn.start.definition))
+        except MillraceError as error:
+            turn.failed = error
+
+    async def decide(self, turn: Turn) -> None:
+        """Decide on all of an execution's messages, as one transition."""
+        if isinstance(turn.failed, DefinitionMissing):
+            self._decide_stillborn(turn, turn.failed)
+            return
+        if turn.failed is not None or turn.execution is None:
+            return
+        try:
+            await self._decide_with_values(turn, turn.execution)
+        except ValueTooLarge as error:
+            await self._abandon(turn, turn.execution, ErrorInfo("value_too_large", "value_too_large", str(error)))
+        except (ImpossibleTransition, NotStarted) as error:
+            log.exception("execution %s met a bug of the state machine and is ended", turn.execution_id)
+            await self._abandon(turn, turn.execution, ErrorInfo("internal", "internal", str(error)))
+        except MillraceError as error:
+            turn.failed = error
+
+    async def _decide_with_values(self, turn: Turn, execution: Execution) -> None:
+        loaded: dict[BlobRef, Any] = {}
+        while True:
+            try:
+                state = execution.state
+                events: list[Event] = []
+                for _, message in turn.arrivals:
+                    decision = decide(
+                        execution.plan, state, message, time.time(), self._evaluate, loaded, execution.memo
+                    )
+                    state = decision.state
+                    events += decision.events
+                await self._draft(turn, execution, state, tuple(events))
+            except BlobNeeded as needed:
+                workspace = _workspace(turn, execution)
+                for reference in needed.refs:
+                    loaded[reference] = await self._blobs.load(workspace, reference)
+            else:
+                if turn.events or not turn.from_memory:
+                    return
+                # The fence guards what is appended. That a message means nothing must be read from the log as well:
+                # a stale memory would take the result of a step that somebody else has started for a late one.
+                turn.from_memory = False
+                execution = await self._journal.load(turn.execution_id) or execution
+                turn.execution = execution
+
+    async def _draft(
+        self, turn: Turn, execution: Execution, state: ExecutionState | None, events: tuple[Event, ...]
+    ) -> None:
+        """Make the transition and the commands of `events`; without events, maybe the commands that are outstanding."""
+        if state is None:
+            return
+        if not events:
+            turn.after = execution
+            if turn.is_again:
+                turn.commands = list(outstanding(execution.plan, state))
+                metrics.reemitted.inc(len(turn.commands))
+            return
+        now = time.time()
+        transition = Transition(LOG_VERSION, turn.execution_id, state.version + 1, now, events)
+        fitted, turn.payload = await fit(self._blobs, state.request.workspace, transition)
+        if fitted is not transition:  # values became references, and the state must say what the log says
+            state = execution.state
+            for event in fitted.events:
+                state = evolve(execution.plan, state, event, now)
+        state = advance(state, transition.version)
+        turn.events = fitted.events
+        turn.after = Execution(execution.plan, state, execution.sequence, execution.memo)
+        turn.commands = commands(execution.plan, state, fitted.events)
+
+    async def _abandon(self, turn: Turn, execution: Execution, error: ErrorInfo) -> None:
+        request = execution.state.request if execution.state is not None else turn.start
+        if request is None:
+            return
+        decision = abandon(execution.plan, execution.state, request, time.time(), error)
+        await self._draft(turn, execution, decision.state, decision.events)
+
+    def _decide_stillborn(self, turn: Turn, error: DefinitionMissing) -> None:
+        if turn.start is None:
+            return
+        turn.failed = None
+        turn.events = stillborn(turn.start, time.time(), ErrorInfo("definition_missing", "internal", str(error)))
+        turn.payload = encode(Transition(LOG_VERSION, turn.execution_id, 1, time.time(), turn.events))
+        turn.commands = [Release(turn.execution_id)]
+
+
+def _workspace(turn: Turn, execution: Execution) -> str:
+    if execution.state is not None:
+        return execution.state.request.workspace
+    assert turn.start is not None  # nothing is decided before the start
+    return turn.start.workspace

@@ -1,0 +1,48 @@
+"""One execution's part of a tick: what arrived for it, and what came of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from millrace_orchestrator.adapters.inbox import Arrival
+from millrace_orchestrator.adapters.journal import Execution
+from millrace_orchestrator.domain.commands import Command
+from millrace_shared.errors import MillraceError
+from millrace_shared.messages import Event, InboxMessage, StartRequest
+
+
+@dataclass(slots=True)
+class Turn:
+    """Filled from left to right as the tick goes on.
+
+    Attributes:
+        execution_id: whose turn it is.
+        arrivals: what arrived for it, decoded, in order.
+        execution: the execution before the turn; None while it is not known, or when there is none.
+        from_memory: whether `execution` was in memory, and so may be out of date.
+        after: the execution after the turn; None when there is none.
+        events: what was decided; empty when nothing follows.
+        payload: the transition, encoded.
+        commands: what must be done in the world once the transition is committed.
+        failed: why the turn must be taken again.
+    """
+
+    execution_id: str
+    arrivals: list[tuple[Arrival, InboxMessage]] = field(default_factory=list)
+    execution: Execution | None = None
+    from_memory: bool = False
+    after: Execution | None = None
+    events: tuple[Event, ...] = ()
+    payload: bytes = b""
+    commands: list[Command] = field(default_factory=list)
+    failed: MillraceError | None = None
+
+    @property
+    def is_again(self) -> bool:
+        """Whether something of it may have been handled before, by a process that did not get to the end of it."""
+        return any(arrival.again for arrival, _ in self.arrivals)
+
+    @property
+    def start(self) -> StartRequest | None:
+        """The start message, if one has arrived."""
+        return next((message for _, message in self.arrivals if isinstance(message, StartRequest)), None)
