@@ -13,6 +13,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import extend
+from referencing import Registry
 
 from millrace_shared.definition.limits import JSON_SCHEMA_NODES_MAX
 from millrace_shared.definition.locations import Location, spell_location
@@ -47,12 +48,14 @@ _Validator = extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore
 
 def validator(schema: Mapping[str, Any]) -> Draft202012Validator:
     """Returns a validator for a schema that `check_schema` accepts. Compiled ones are kept."""
-    return _validator(json.dumps(schema, sort_keys=True))
+    return validator_of(json.dumps(schema, sort_keys=True))
 
 
 @lru_cache(maxsize=1_024)
-def _validator(text: str) -> Draft202012Validator:
-    made: Draft202012Validator = _Validator(json.loads(text))
+def validator_of(text: str) -> Draft202012Validator:
+    """Returns a validator for JSON text. A `$ref` that leads out of the schema is an error, not a download."""
+    nothing: Registry[Any] = Registry()
+    made: Draft202012Validator = _Validator(json.loads(text), registry=nothing)
     return made
 
 
