@@ -27,5 +27,5 @@ def test_a_pattern_that_would_backtrack_for_ever_is_answered_at_once() -> None:
 
 
 def test_a_reference_out_of_the_schema_is_not_fetched() -> None:
-    with pytest.raises(TerminalFailure, match="schema is wrong"):
+    with pytest.raises(TerminalFailure, match="Schema is wrong"):
         check_output(b'{"$ref":"http://127.0.0.1:9/schema.json"}', 1)
