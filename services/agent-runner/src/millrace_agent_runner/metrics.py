@@ -9,6 +9,7 @@
 | millrace_runner_results_waiting | gauge | | results that are not stored yet |
 | millrace_runner_facts_dropped_total | counter | | facts given up because too many waited |
 | millrace_runner_redeliveries_adopted_total | counter | | deliveries of an attempt that was running here already |
+| millrace_runner_repeats_dropped_total | counter | | deliveries of an attempt that had its result already |
 | millrace_runner_poison_total | counter | | work messages that went to DEAD |
 | millrace_runner_llm_calls_total | counter | provider, outcome | calls to models |
 | millrace_runner_llm_tokens_total | counter | provider, direction | tokens: `input`, `output` |
@@ -54,6 +55,7 @@ _slots_in_use = Gauge("millrace_runner_slots_in_use", "Attempts that are running
 _results_waiting = Gauge("millrace_runner_results_waiting", "Results that are not stored yet.")
 facts_dropped = Counter("millrace_runner_facts_dropped", "Facts given up because too many waited.")
 adopted = Counter("millrace_runner_redeliveries_adopted", "Deliveries of an attempt that was running already.")
+repeats = Counter("millrace_runner_repeats_dropped", "Deliveries of an attempt that had its result already.")
 poison = Counter("millrace_runner_poison", "Work messages that went to DEAD.")
 llm_calls = Counter("millrace_runner_llm_calls", "Calls to models.", ("provider", "outcome"))
 llm_tokens = Counter("millrace_runner_llm_tokens", "Tokens of calls to models.", ("provider", "direction"))

@@ -14,7 +14,7 @@ from millrace_shared import subjects
 from millrace_shared.blobs import Blobs
 from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.log_reader import read_last, read_subject
-from millrace_shared.bus.publisher import Publisher
+from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import NANOSECONDS, ensure_consumer, ensure_streams, work_consumer
 from millrace_shared.codec import decode_inbox, encode
 from millrace_shared.ids import attempt_key
@@ -40,8 +40,14 @@ class Bus:
 
     async def offer(self, *steps: RunStep, priority: Priority = "normal") -> None:
         for step in steps:
-            key = attempt_key(step.step, step.item, step.attempt)
-            await self.offer_raw(subjects.work(step.kind, priority, step.execution_id, key), encode(step))
+            message = self.message(step, priority)
+            await self.offer_raw(message.subject, message.payload)
+
+    @staticmethod
+    def message(step: RunStep, priority: Priority = "normal") -> Outgoing:
+        """Return work as the orchestrator queues it."""
+        key = attempt_key(step.step, step.item, step.attempt)
+        return Outgoing(subjects.work(step.kind, priority, step.execution_id, key), encode(step))
 
     async def offer_raw(self, subject: str, payload: bytes) -> None:
         answer = await self.connection.ask(subject, payload)

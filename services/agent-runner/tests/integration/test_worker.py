@@ -288,7 +288,8 @@ async def test_a_step_that_raises_what_ends_tasks_fails_alone(bus: Any, start_wo
 async def test_many_steps_each_have_one_result(bus: Any, start_worker: Any, step_factory: Any) -> None:
     await start_worker(slots=32)
     steps = [step_factory("python", ECHO, {"input": number}) for number in range(2_000)]
-    await asyncio.gather(*(bus.offer(step) for step in steps))
+    publisher = await Publisher(bus.connection).start()
+    await publisher.publish_in_order([bus.message(step) for step in steps])
     await bus.has("INBOX", len(steps))
     await bus.has("WORK", 0)
     assert (await bus.result_of(steps[7])).output.data == 7

@@ -20,6 +20,7 @@ from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.intake import Intake, Taken
 from millrace_agent_runner.adapters.jobs import Job, Jobs
 from millrace_agent_runner.adapters.outbox import Outbox
+from millrace_agent_runner.adapters.repeats import Repeats
 from millrace_agent_runner.domain.perform import Performer
 from millrace_agent_runner.domain.poison import result_for_poison
 from millrace_shared import subjects
@@ -72,6 +73,7 @@ class Worker:
         self._slots = slots
         self._intake = Intake(connection, slots, self._deliver)
         self._jobs = Jobs(self._announce)
+        self._repeats = Repeats(connection)
         self._results = Outbox(publisher, "results")
         self._queue: deque[Job] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -88,6 +90,7 @@ class Worker:
         self._jobs.start()
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot {number}") for number in range(self._slots)]
         await self._connection.listen(subjects.cancel_control("*"), self._on_cancel)
+        self._repeats.start()
         await self._intake.start()
 
     async def stop(self) -> None:
@@ -99,6 +102,7 @@ class Worker:
         if self._stopped:
             return
         self._stopped = True
+        self._repeats.stop()
         await self._intake.stop()
         self._give_back_queued()
         with contextlib.suppress(TimeoutError):
@@ -177,6 +181,14 @@ class Worker:
         if delivery.delivered_count >= WORK_DELIVERIES_MAX:
             await self._bury(job, f"delivered {WORK_DELIVERIES_MAX} times without a result: it may kill its runners")
             return
+        try:
+            if self._repeats.may_be(delivery) and await self._repeats.is_over(job.step):
+                self._drop(job)
+                return
+        except MillraceError as error:
+            log.warning("%s may be a repeat, and cannot be looked up now: %s", delivery.subject, error)
+            self._give_back(job)
+            return
         result = await self._perform(job)
         if result is None:
             self._give_back(job)
@@ -242,6 +254,13 @@ class Worker:
         """Let another runner have it, now."""
         self._jobs.remove(job)
         job.taken.delivery.nak()
+        self._intake.release(job.taken)
+
+    def _drop(self, job: Job) -> None:
+        """It is over: only its acknowledgement was lost."""
+        metrics.repeats.inc()
+        self._jobs.remove(job)
+        job.taken.delivery.ack()
         self._intake.release(job.taken)
 
     def _give_back_queued(self) -> None:
