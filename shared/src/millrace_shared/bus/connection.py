@@ -3,23 +3,23 @@
 nats-py hands each message to a queue, a task and a callback, and parses its headers first. The pull loop and the
 publisher need none of that: for subscriptions made with `listen`, `Connection` calls a plain function with the raw
 header block from the read loop itself, and `send` writes without a coroutine. That is worth about two thirds of the
-cost of a message (`benchmarks/bus.py`). It leans on two private methods of nats-py, hence the exact pin in
-pyproject.toml and `tests/bus/test_connection.py`. Everything else here is nats-py as it comes.
+cost of a message (`benchmarks/bus.py`). It leans on private parts of nats-py, hence the exact pin in pyproject.toml
+and `tests/bus/test_connection.py`. Everything else here is nats-py as it comes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 
-from millrace_shared.bus.errors import BusRefused, StreamMissing, refusal
+from millrace_shared.bus.errors import BusRefused, MessageTooLarge, StreamMissing, refusal
 from millrace_shared.bus.headers import status_of
 from millrace_shared.errors import BusUnavailable
 
@@ -58,7 +58,15 @@ class Connection(Client):
         """Queue one message for the socket. `headers` is a whole header block, or empty.
 
         While the connection is down messages wait in nats-py's buffer. Callers bound what they have in flight.
+
+        Raises:
+            MessageTooLarge: the server would take it for an attack, and close the connection.
         """
+        if len(headers) + len(payload) > self.max_payload > 0:
+            size_bytes = len(headers) + len(payload)
+            raise MessageTooLarge(
+                f"a message for {subject} has {size_bytes} bytes; the NATS server's limit is {self.max_payload}"
+            )
         if headers:
             size = len(headers)
             command = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode() + headers
@@ -79,6 +87,13 @@ class Connection(Client):
             listener(subject.decode(), reply.decode(), headers or b"", data)
         except Exception:  # the read loop must outlive one bad message, so the error is logged and kept out of it
             log.exception("a listener failed on a message for %s", subject.decode(errors="replace"))
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Connect again after any error that the server ends the connection with; nats-py would stay closed."""
+        if "permissions violation" in err_msg.lower():  # the connection stands
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(NatsError(f"nats: {err_msg}"))
 
     async def ask(self, subject: str, payload: bytes, timeout_s: float = REQUEST_TIMEOUT_S) -> bytes:
         """Send a request and return the answer's payload.
@@ -133,8 +148,11 @@ async def connect(url: str, name: str, *, wait_s: float = 30.0) -> Connection:
         BusUnavailable: no server answered within `wait_s`.
     """
     connection = Connection()
+    last_error: Exception | None = None
 
     async def on_error(error: Exception) -> None:
+        nonlocal last_error
+        last_error = error
         log.warning("nats: %s", error or type(error).__name__)
 
     async def on_disconnected() -> None:
@@ -146,9 +164,8 @@ async def connect(url: str, name: str, *, wait_s: float = 30.0) -> Connection:
         for callback in connection.on_reconnect:
             callback()
 
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
+    try:
+        async with asyncio.timeout(wait_s):  # with endless reconnects, nats-py's `connect` does not give up by itself
             await connection.connect(
                 servers=[part.strip() for part in url.split(",")],
                 name=name,
@@ -163,12 +180,11 @@ async def connect(url: str, name: str, *, wait_s: float = 30.0) -> Connection:
                 connect_timeout=2,
                 pending_size=64 * 1024 * 1024,
             )
-        except Exception as error:
-            if time.monotonic() > deadline:
-                raise BusUnavailable(f"no NATS server answered within {wait_s:g} s: {type(error).__name__}") from error
-            await asyncio.sleep(RECONNECT_WAIT_S)
-        else:
-            return connection
+    except (TimeoutError, NatsError) as error:
+        await connection.close()
+        reason = type(last_error or error).__name__
+        raise BusUnavailable(f"no NATS server let {name} in within {wait_s:g} s: {reason}") from error
+    return connection
 
 
-__all__ = ["BusRefused", "Connection", "Listener", "StreamMissing", "connect"]
+__all__ = ["BusRefused", "Connection", "Listener", "MessageTooLarge", "StreamMissing", "connect"]

@@ -4,6 +4,7 @@ BusUnavailable (shared.errors)      no answer in time: whether the server acted 
 BusRefused                          the server answered with an error: it did not act
 ├── WrongLastSequence               the fence: somebody else has written to this subject
 ├── SubjectTaken                    the subject holds a message already, and may hold one only
+├── MessageTooLarge                 it is over what the server takes in one message, so it was not sent
 └── StreamMissing                   no stream listens on the subject, or the named one does not exist
 """
 
@@ -33,6 +34,10 @@ class WrongLastSequence(BusRefused):
 
 class SubjectTaken(BusRefused):
     """The subject already holds the one message that it may hold."""
+
+
+class MessageTooLarge(BusRefused):
+    """The message is over the server's limit: it was not sent."""
 
 
 class StreamMissing(BusRefused):
