@@ -143,7 +143,7 @@ class Orchestrator:
             case Arm():
                 self.timers.append((command.due, command.fired))
             case Abort():
-                self.world.purge_work(command.execution_id)
+                self.world.purge_work(command.execution_id, None if command.alone else command.attempts)
             case Release():
                 for sequence in self.leases.pop(command.execution_id, ()):
                     self.world.inbox.pop(sequence, None)

@@ -89,10 +89,11 @@ class World:
         stored.visible_at = self.now + 15.0
         return subject, decode_work(stored.payload)
 
-    def purge_work(self, execution_id: str) -> None:
-        """Remove what an execution has queued."""
-        for subject in [subject for subject in self.work if subject.startswith(f"{execution_id}/")]:
-            del self.work[subject]
+    def purge_work(self, execution_id: str, attempts: tuple[str, ...] | None) -> None:
+        """Remove what an execution has queued: all of it, or some attempts."""
+        queued = [subject for subject in self.work if subject.startswith(f"{execution_id}/")]
+        for subject in queued if attempts is None else [f"{execution_id}/{key}" for key in attempts]:
+            self.work.pop(subject, None)
 
     def schedule(self, due: float, fired: TimerFired) -> None:
         """Set a long timer; setting it again replaces it."""

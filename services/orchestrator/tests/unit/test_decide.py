@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from millrace_orchestrator.domain.commands import Abort, Arm, Release, Run, outstanding
+from millrace_orchestrator.domain.commands import Abort, Arm, Release, Run, early, outstanding
 from millrace_shared.expressions.errors import BlobNeeded
 from millrace_shared.messages import (
     ExecutionFinished,
@@ -15,6 +15,7 @@ from millrace_shared.messages import (
     StepRetryScheduled,
     StepScheduled,
     StepSkipped,
+    TimerFired,
 )
 from millrace_shared.values import BlobRef, Payload
 
@@ -368,3 +369,52 @@ def test_cancelling_a_for_each_cancels_the_items_under_way(play: Any) -> None:
     events = p.cancel()
     assert [event.item for event in events if isinstance(event, StepCancelled)] == [0, 1, None]
     assert p.outcome == "cancelled"
+
+
+def aborted(play: Any) -> list[Abort]:
+    return [one for one in play.commands if isinstance(one, Abort)]
+
+
+def test_a_failure_aborts_nothing_that_may_finish(play: Any) -> None:
+    p = play({"a": PY, "b": PY, "c": PY, "sleep": {"wait": {"delay": "1h"}}}, limits={"max_parallel": 2})
+    p.start()
+    p.fail("a")
+    assert [p.status(step) for step in ("b", "c", "sleep")] == ["running", "cancelled", "cancelled"]
+    assert aborted(p) == [Abort("e1", ("sleep@0",), alone=False)], "b runs on"
+
+
+def test_a_cancel_aborts_no_cleanup_that_runs(play: Any) -> None:
+    p = play({"a": PY, "b": PY, "clean": {**PY, "run": "always"}, "late": {**PY, "needs": ["a"], "run": "always"}})
+    p.start()
+    p.cancel()
+    assert [p.status(step) for step in ("a", "b", "clean", "late")] == ["cancelled", "cancelled", "running", "running"]
+    assert aborted(p) == [Abort("e1", ("a@1", "b@1"), alone=False)]
+
+
+def test_a_cancel_that_leaves_nothing_behind_says_so(play: Any) -> None:
+    p = play({"a": PY, "each": {**PY, "for_each": [1, 2]}, "late": {**PY, "needs": ["a"], "run": "always"}})
+    p.start()
+    p.cancel()
+    assert aborted(p) == [Abort("e1", ("a@1", "each~0@1", "each~1@1"), alone=True)]
+    assert p.runs[-1] == "late", "what begins now was not queued before"
+
+
+def test_a_cancel_of_what_has_not_begun_aborts_nothing(play: Any) -> None:
+    p = play({"a": PY, "b": {**PY, "needs": ["a"]}})
+    p.start()
+    p.complete("a")
+    p.fail("b")
+    assert aborted(p) == []
+
+
+def test_a_timer_that_fires_early_is_armed_again_while_it_is_waited_for(play: Any) -> None:
+    p = play({"a": {"wait": {"delay": "5s"}}, "b": {**PY, "needs": ["a"]}})
+    p.start()
+    waiting, deadline = TimerFired("e1", "wait", "a"), TimerFired("e1", "execution_timeout")
+    assert list(early(p.state, waiting)) == [Arm(1_005.0, waiting)]
+    assert list(early(p.state, deadline)) == [Arm(p.state.deadline, deadline)]
+    assert list(early(p.state, TimerFired("e1", "retry", "b", None, 1))) == []
+    p.fire_next_timer()
+    assert list(early(p.state, waiting)) == []
+    p.complete("b")
+    assert list(early(p.state, deadline)) == []

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from millrace_orchestrator.adapters.timers import ShortTimers, schedule_long
+from millrace_orchestrator.adapters.timers import ShortTimers, long_timer_ids, schedule_long
 from millrace_orchestrator.domain.commands import Abort, Arm, Command, Release, Run
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
@@ -48,7 +48,7 @@ class Dispatcher:
                 case Arm():
                     self._arm(command)
                 case Abort():
-                    await self._abort(command.execution_id)
+                    await self._abort(command)
                 case Release():
                     self._timers.forget(command.execution_id)
                     self._release(command.execution_id)
@@ -61,10 +61,24 @@ class Dispatcher:
         else:
             schedule_long(self._connection, command.due, command.fired)
 
-    async def _abort(self, execution_id: str) -> None:
-        await self._connection.jetstream_api("STREAM.PURGE.WORK", {"filter": subjects.work_of_execution(execution_id)})
-        await self._connection.jetstream_api("STREAM.PURGE.TIMERS", {"filter": subjects.timer_set(execution_id, "*")})
-        self._connection.send(subjects.cancel_control(execution_id), b"{}")
+    async def _abort(self, abort: Abort) -> None:
+        execution_id = abort.execution_id
+        if abort.alone:
+            await self._connection.jetstream_api("STREAM.PURGE.WORK", _filter(subjects.work_of_execution(execution_id)))
+            await self._connection.jetstream_api("STREAM.PURGE.TIMERS", _filter(subjects.timer_set(execution_id, "*")))
+        else:  # nobody waits for these: what is missed is done in vain, and comes to nothing
+            for key in abort.attempts:
+                self._purge("WORK", subjects.work("*", "*", execution_id, key))
+                for timer_id in long_timer_ids(key):
+                    self._purge("TIMERS", subjects.timer_set(execution_id, timer_id))
+        self._connection.send(subjects.cancel_control(execution_id), encode({"attempts": abort.attempts}))
+
+    def _purge(self, stream: str, subject: str) -> None:
+        self._connection.send(f"$JS.API.STREAM.PURGE.{stream}", encode(_filter(subject)))
+
+
+def _filter(subject: str) -> dict[str, str]:
+    return {"filter": subject}
 
 
 def _queued(command: Run) -> Outgoing:

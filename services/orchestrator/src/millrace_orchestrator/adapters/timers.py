@@ -92,6 +92,11 @@ def long_timer_id(fired: TimerFired) -> str:
     return f"{fired.kind}-{attempt_key(fired.step, fired.item, fired.attempt)}"
 
 
+def long_timer_ids(key: str) -> tuple[str, ...]:
+    """Return the ids under which a long timer of the attempt `key` may be scheduled."""
+    return f"retry-{key}", f"wait-{key}"
+
+
 def schedule_long(connection: Connection, due: float, fired: TimerFired, reply: str = "") -> None:
     """Have the NATS server publish `fired` into the inbox at `due` (Unix seconds)."""
     at = datetime.fromtimestamp(due, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

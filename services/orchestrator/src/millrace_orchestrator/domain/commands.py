@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from millrace_orchestrator.domain.plan import Plan
 from millrace_orchestrator.domain.state import ExecutionState, Work
 from millrace_shared import messages
+from millrace_shared.ids import attempt_key
 from millrace_shared.messages import RunStep, TimerFired
 
 
@@ -33,9 +34,16 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Remove the execution's queued work, and tell runners to stop what they have of it."""
+    """Remove the queued work and the timers of attempts that were cancelled, and tell runners to stop them.
+
+    `attempts` are their keys. `alone` says that nothing else of the execution was under way, so that whatever it has
+    queued may be removed at once. Otherwise the others must not be touched: after a failure what runs may finish, and
+    after a cancel the cleanup goes on.
+    """
 
     execution_id: str
+    attempts: tuple[str, ...]
+    alone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,8 @@ Command = Run | Arm | Abort | Release
 
 def commands(plan: Plan, state: ExecutionState, events: Iterable[messages.Event]) -> list[Command]:
     """Return what follows from `events`, given the state after them. Aborts come first: they remove queued work."""
-    aborts: list[Command] = []
+    events = tuple(events)
+    aborts: list[Command] = list(_abort(plan, state, events))
     others: list[Command] = []
     for event in events:
         match event:
@@ -63,13 +72,23 @@ def commands(plan: Plan, state: ExecutionState, events: Iterable[messages.Event]
                 others.append(_arm(state, event.step, event.item, plan, work))
             case messages.ExecutionStarted() | messages.ExecutionEnding():
                 others.append(_deadline(state))
-            case messages.StepCancelled() if not aborts:
-                aborts.append(Abort(state.execution_id))
             case messages.ExecutionFinished():
                 return [*aborts, Release(state.execution_id)]
             case _:
                 pass
     return aborts + others
+
+
+def early(state: ExecutionState, fired: TimerFired) -> Iterator[Arm]:
+    """Yield a timer again that has fired and is still waited for: the clock that it went by is ahead of ours."""
+    if state.finished:
+        return
+    if fired.kind == "execution_timeout":
+        yield Arm(state.deadline, fired)
+        return
+    work = state.step(fired.step).unit(fired.item)
+    if work.status == "waiting" and work.attempt == fired.attempt:
+        yield Arm(work.due, fired)
 
 
 def outstanding(plan: Plan, state: ExecutionState) -> Iterator[Command]:
@@ -84,6 +103,33 @@ def outstanding(plan: Plan, state: ExecutionState) -> Iterator[Command]:
                 yield from _awaited(plan, state, step_id, item, work)
         else:
             yield from _awaited(plan, state, step_id, None, step.work)
+
+
+def _abort(plan: Plan, state: ExecutionState, events: tuple[messages.Event, ...]) -> Iterator[Abort]:
+    cancelled = [event for event in events if isinstance(event, messages.StepCancelled)]
+    keys = []
+    for event in cancelled:
+        step = state.step(event.step)
+        work = step.unit(event.item)
+        is_whole = event.item is None and step.is_expanded
+        if not is_whole and (work.attempt > 0 or plan.steps[event.step].kind == "wait"):
+            keys.append(attempt_key(event.step, event.item, work.attempt))
+    if keys:
+        yield Abort(state.execution_id, tuple(keys), alone=not _goes_on(state, events))
+
+
+def _goes_on(state: ExecutionState, events: tuple[messages.Event, ...]) -> bool:
+    """Whether anything is under way that was so before `events`."""
+    begun = {
+        (event.step, event.item)
+        for event in events
+        if isinstance(event, messages.StepScheduled | messages.StepWaiting | messages.StepRetryScheduled)
+    }
+    return any(
+        work.status in {"running", "waiting"} and (step_id, item) not in begun
+        for step_id, step in state.steps.items()
+        for item, work in (step.items.items() if step.is_expanded else ((None, step.work),))
+    )
 
 
 def _awaited(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work) -> Iterator[Command]:
