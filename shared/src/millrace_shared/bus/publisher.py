@@ -7,6 +7,7 @@ message in flight has a future and a deadline, and all answers come to one wildc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import uuid
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import msgspec
 
 from millrace_shared.bus import headers as header_block
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.errors import BusRefused, StreamMissing, refusal
+from millrace_shared.bus.errors import BusRefused, StreamMissing, SubjectTaken, refusal
 from millrace_shared.bus.headers import status_of
 from millrace_shared.errors import BusUnavailable, MillraceError
 
@@ -126,7 +127,9 @@ class Publisher:
             )
         return await self._result(reply, future, timeout_s)
 
-    async def publish_all(self, messages: Sequence[Outgoing]) -> list[int | MillraceError]:
+    async def publish_all(
+        self, messages: Sequence[Outgoing], timeout_s: float = ACK_TIMEOUT_S
+    ) -> list[int | MillraceError]:
         """Publish messages of one stream, each on its own merits, with as few fsyncs as possible.
 
         Returns:
@@ -134,20 +137,22 @@ class Publisher:
         """
         results: list[int | MillraceError] = []
         for group in _groups(messages):
-            results.extend(await self._publish_group(group))
+            results.extend(await self._publish_group(group, timeout_s))
         return results
 
-    async def _publish_group(self, group: Sequence[Outgoing]) -> list[int | MillraceError]:
+    async def _publish_group(self, group: Sequence[Outgoing], timeout_s: float) -> list[int | MillraceError]:
         if len(group) >= ATOMIC_MESSAGES_MIN:
             try:
-                last = (await self.publish_atomic(group)).seq
+                last = (await self.publish_atomic(group, timeout_s)).seq
             except BusRefused:
                 pass  # one lost fence refuses them all, so each is tried by itself
             except BusUnavailable as error:
                 return [error] * len(group)
             else:
                 return list(range(last - len(group) + 1, last + 1))
-        outcomes = await asyncio.gather(*map(self.publish, group), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(self.publish(message, timeout_s) for message in group), return_exceptions=True
+        )
         results: list[int | MillraceError] = []
         for outcome in outcomes:
             if isinstance(outcome, PublishAck):
@@ -173,7 +178,8 @@ class Publisher:
             return
         for message in messages[:-1]:
             self._connection.send(message.subject, message.payload, "", message.headers())
-        await self.publish(messages[-1], timeout_s)
+        with contextlib.suppress(SubjectTaken):
+            await self.publish(messages[-1], timeout_s)
 
     def _expect(self, subject: str) -> tuple[str, asyncio.Future[PublishAck]]:
         token = f"{self._prefix}.{next(self._tokens)}"
