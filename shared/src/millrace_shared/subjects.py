@@ -95,6 +95,11 @@ def dead(stream: str) -> str:
     return f"dead.{stream.lower()}"
 
 
+def partition_in(subject: str) -> int:
+    """Return the partition in a `req.`, `in.`, `ev.`, `live.` or `tel.` subject: the one that it was sent to."""
+    return int(subject.split(".", 2)[1])
+
+
 def execution_id_of(subject: str) -> str:
     """Return the execution id in a `req.`, `in.`, `ev.`, `live.` or `tel.` subject."""
     return subject.split(".", 3)[2]

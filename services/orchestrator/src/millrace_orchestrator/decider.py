@@ -14,19 +14,20 @@ from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.journal import Execution, Journal
 from millrace_orchestrator.adapters.payloads import fit
 from millrace_orchestrator.adapters.plans import Plans
-from millrace_orchestrator.domain.commands import Release, commands, outstanding
+from millrace_orchestrator.domain.commands import Abort, Command, Release, commands, early, outstanding
 from millrace_orchestrator.domain.decide import abandon, decide, stillborn
 from millrace_orchestrator.domain.errors import ImpossibleTransition, NotStarted
 from millrace_orchestrator.domain.evolve import advance, evolve
+from millrace_orchestrator.domain.plan import Plan
 from millrace_orchestrator.domain.state import ExecutionState
-from millrace_orchestrator.errors import DefinitionMissing
+from millrace_orchestrator.errors import DefinitionMissing, ExecutionBroken
 from millrace_orchestrator.turn import Turn
 from millrace_shared.blobs import Blobs
 from millrace_shared.codec import encode
 from millrace_shared.errors import MillraceError, ValueTooLarge
 from millrace_shared.expressions.errors import BlobNeeded
 from millrace_shared.expressions.program import Evaluate
-from millrace_shared.messages import LOG_VERSION, ErrorInfo, Event, StartRequest, Transition
+from millrace_shared.messages import LOG_VERSION, ErrorInfo, Event, StartRequest, TimerFired, Transition
 from millrace_shared.values import BlobRef
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ class Decider:
                 turn.execution = Execution(await self._plans.get(turn.start.definition))
         except MillraceError as error:
             turn.failed = error
+        except Exception as error:
+            log.exception("execution %s cannot be loaded: a bug", turn.execution_id)
+            turn.failed = ExecutionBroken(f"it cannot be loaded: {type(error).__name__}: {error}")
 
     async def decide(self, turn: Turn) -> None:
         """Decide on all of an execution's messages, as one transition."""
@@ -66,10 +70,11 @@ class Decider:
         except ValueTooLarge as error:
             await self._abandon(turn, turn.execution, ErrorInfo("value_too_large", "value_too_large", str(error)))
         except (ImpossibleTransition, NotStarted) as error:
-            log.exception("execution %s met a bug of the state machine and is ended", turn.execution_id)
-            await self._abandon(turn, turn.execution, ErrorInfo("internal", "internal", str(error)))
+            await self._abandon_for_a_bug(turn, turn.execution, error)
         except MillraceError as error:
             turn.failed = error
+        except Exception as error:  # noqa: BLE001  it is this execution's own: the others of the tick go on
+            await self._abandon_for_a_bug(turn, turn.execution, error)
 
     async def _decide_with_values(self, turn: Turn, execution: Execution) -> None:
         loaded: dict[BlobRef, Any] = {}
@@ -105,9 +110,7 @@ class Decider:
             return
         if not events:
             turn.after = execution
-            if turn.is_again:
-                turn.commands = list(outstanding(execution.plan, state))
-                metrics.reemitted.inc(len(turn.commands))
+            turn.commands = _performed(turn, execution.plan, state, events)
             return
         now = time.time()
         transition = Transition(LOG_VERSION, turn.execution_id, state.version + 1, now, events)
@@ -119,14 +122,22 @@ class Decider:
         state = advance(state, transition.version)
         turn.events = fitted.events
         turn.after = Execution(execution.plan, state, execution.sequence, execution.memo)
-        turn.commands = commands(execution.plan, state, fitted.events)
+        turn.commands = _performed(turn, execution.plan, state, fitted.events)
 
     async def _abandon(self, turn: Turn, execution: Execution, error: ErrorInfo) -> None:
         request = execution.state.request if execution.state is not None else turn.start
         if request is None:
             return
-        decision = abandon(execution.plan, execution.state, request, time.time(), error)
-        await self._draft(turn, execution, decision.state, decision.events)
+        try:
+            decision = abandon(execution.plan, execution.state, request, time.time(), error)
+            await self._draft(turn, execution, decision.state, decision.events)
+        except MillraceError as obstacle:
+            turn.failed = obstacle
+
+    async def _abandon_for_a_bug(self, turn: Turn, execution: Execution, error: Exception) -> None:
+        log.error("execution %s met a bug and is ended", turn.execution_id, exc_info=error)
+        problem = f"a bug of the orchestrator: {type(error).__name__}: {error}"
+        await self._abandon(turn, execution, ErrorInfo("internal", "internal", problem))
 
     def _decide_stillborn(self, turn: Turn, error: DefinitionMissing) -> None:
         if turn.start is None:
@@ -135,6 +146,23 @@ class Decider:
         turn.events = stillborn(turn.start, time.time(), ErrorInfo("definition_missing", "internal", str(error)))
         turn.payload = encode(Transition(LOG_VERSION, turn.execution_id, 1, time.time(), turn.events))
         turn.commands = [Release(turn.execution_id)]
+
+
+def _performed(turn: Turn, plan: Plan, state: ExecutionState, events: tuple[Event, ...]) -> list[Command]:
+    """Return what is to be performed after `events`, the state after them being `state`.
+
+    When something may have been handled before, whoever did so may not have got to the end of it: then everything
+    that the execution waits for is performed, whether or not there are events as well.
+    """
+    follows = commands(plan, state, events)
+    if turn.is_again:
+        again = list(outstanding(plan, state))
+        metrics.reemitted.inc(len(again))
+        return [command for command in follows if isinstance(command, Abort)] + again
+    for _, message in turn.arrivals:
+        if isinstance(message, TimerFired):
+            follows += early(state, message)
+    return follows
 
 
 def _workspace(turn: Turn, execution: Execution) -> str:

@@ -29,8 +29,7 @@ from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.pull import Delivery
 from millrace_shared.bus.streams import LEASE_DELIVERIES_MAX
 from millrace_shared.codec import decode_inbox, encode
-from millrace_shared.errors import BusUnavailable, MessageInvalid, MillraceError, RetryableError
-from millrace_shared.ids import partition_of
+from millrace_shared.errors import MessageInvalid, MillraceError, RetryableError
 from millrace_shared.messages import ExecutionFinished, InboxMessage, StartRequest, TimerFired
 
 log = logging.getLogger(__name__)
@@ -117,6 +116,7 @@ class Engine:
             except Exception:  # the engine must not die of one tick: nothing of it was acknowledged, so it comes again
                 log.exception("a tick of %d messages failed; they will be delivered again", len(batch))
                 self._executions.clear()
+                self._take_again(batch, RETRY_DELAY_S)
                 await asyncio.sleep(RETRY_DELAY_S)
             metrics.tick_messages.observe(len(batch))
             metrics.tick_seconds.observe(time.monotonic() - started)
@@ -135,7 +135,7 @@ class Engine:
         finally:
             for arrival in batch:
                 if arrival.delivery is not None:
-                    self.inbox.release(partition_of(subjects.execution_id_of(arrival.subject)))
+                    self.inbox.release(subjects.partition_in(arrival.subject))
 
     async def _sort(self, batch: Iterable[Arrival]) -> list[Turn]:
         """Decode, bury what cannot be decoded, and group by execution in order of arrival."""
@@ -159,7 +159,10 @@ class Engine:
                 # Somebody else may have moved it on, and the fence guards appends only: what is performed again must
                 # follow from the log, not from a memory that may be stale.
                 turn.execution, turn.from_memory = None, False
-            turn.arrivals.append((arrival, message))
+            if isinstance(message, StartRequest):  # whatever came before it can only be decided after it
+                turn.arrivals.insert(0, (arrival, message))
+            else:
+                turn.arrivals.append((arrival, message))
         return list(turns.values())
 
     async def _commit(self, turns: Sequence[Turn]) -> None:
@@ -201,7 +204,7 @@ class Engine:
         if lease.delivered_count >= LEASE_DELIVERIES_MAX and execution_id not in self._finished:
             try:
                 await self._publisher.publish(Outgoing(lease.subject, lease.payload))
-            except BusUnavailable as error:
+            except MillraceError as error:
                 log.warning("the lease on %s is renewed later: %s", execution_id, error)
             else:
                 lease.ack()
@@ -231,7 +234,12 @@ class Engine:
         for arrival, _ in turn.arrivals:
             if arrival.delivery is not None:
                 arrival.delivery.nak(delay_s)
-            else:
+        self._take_again((arrival for arrival, _ in turn.arrivals), delay_s)
+
+    def _take_again(self, arrivals: Iterable[Arrival], delay_s: float) -> None:
+        """Have what nobody will deliver again (our own timers, and what a scan found) arrive again."""
+        for arrival in arrivals:
+            if arrival.delivery is None:
                 again = Arrival(arrival.subject, arrival.payload, again=True)
                 asyncio.get_running_loop().call_later(delay_s, self.arrive, again)
 

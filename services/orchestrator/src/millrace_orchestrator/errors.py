@@ -2,6 +2,7 @@
 
 TerminalError
 ├── DefinitionMissing       no definition is stored under an execution's hash, or it is not one
+├── ExecutionBroken         an execution that has started cannot be read, so far
 └── EngineStopped           the engine does not tick any more
 """
 
@@ -12,6 +13,10 @@ from millrace_shared.errors import TerminalError
 
 class DefinitionMissing(TerminalError):
     """The definition that an execution started with cannot be had, so the execution cannot go on."""
+
+
+class ExecutionBroken(TerminalError):
+    """An execution has a log, and this version cannot go on from it. It is left as it is, and looked at later."""
 
 
 class EngineStopped(TerminalError):

@@ -8,9 +8,11 @@ from typing import Any
 
 from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.plans import Plans
+from millrace_orchestrator.domain.errors import NotStarted
 from millrace_orchestrator.domain.evolve import fold
 from millrace_orchestrator.domain.plan import Plan
 from millrace_orchestrator.domain.state import ExecutionState
+from millrace_orchestrator.errors import DefinitionMissing, ExecutionBroken
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_log
@@ -55,8 +57,8 @@ class Journal:
         """Fold an execution's log; None when it has none.
 
         Raises:
-            DefinitionMissing: its definition cannot be had.
-            MessageInvalid: its log cannot be read by this version.
+            ExecutionBroken: its definition cannot be had (any more).
+            MessageInvalid, NotStarted, ImpossibleTransition: its log cannot be read by this version.
             BusUnavailable: the server did not answer.
         """
         stored = await read_log(self._connection, execution_id)
@@ -65,8 +67,12 @@ class Journal:
         metrics.logs_folded.inc()
         transitions = [decode_transition(message.payload) for message in stored]
         started = transitions[0].events[0]
-        assert isinstance(started, ExecutionStarted)
-        plan = await self._plans.get(started.request.definition)
+        if not isinstance(started, ExecutionStarted):
+            raise NotStarted(f"the log of {execution_id} does not begin with execution.started")
+        try:
+            plan = await self._plans.get(started.request.definition)
+        except DefinitionMissing as error:
+            raise ExecutionBroken(f"it has started, and {error}") from error
         return Execution(plan, fold(plan, transitions), stored[-1].sequence)
 
     async def append(self, appends: Sequence[Append]) -> list[int | MillraceError]:

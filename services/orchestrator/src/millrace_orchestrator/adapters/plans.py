@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 
 from pydantic import ValidationError
@@ -23,6 +24,7 @@ class Plans:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Plan]] = {}
 
     async def get(self, content_hash: str) -> Plan:
         """Return the plan of a definition.
@@ -33,13 +35,21 @@ class Plans:
         """
         plan = self._plans.get(content_hash)
         if plan is None:
-            plan = await self._load(content_hash)
+            plan = await self._load_once(content_hash)
             self._plans[content_hash] = plan
             if len(self._plans) > CACHE_MAX:
                 self._plans.popitem(last=False)
         else:
             self._plans.move_to_end(content_hash)
         return plan
+
+    async def _load_once(self, content_hash: str) -> Plan:
+        """Load a definition once for all that ask for it now: compiling a large one takes a second."""
+        loading = self._loading.get(content_hash)
+        if loading is None:
+            loading = self._loading[content_hash] = asyncio.create_task(self._load(content_hash), name="load plan")
+            loading.add_done_callback(lambda _: self._loading.pop(content_hash, None))
+        return await asyncio.shield(loading)
 
     async def _load(self, content_hash: str) -> Plan:
         stored = await read_last(self._connection, "DEFINITIONS", subjects.definition(content_hash))
