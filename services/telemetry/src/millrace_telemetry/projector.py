@@ -27,9 +27,9 @@ from millrace_telemetry.metrics import EVENTS_PROJECTED, StreamMetrics
 log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
-BUSY_MESSAGES = 25
-"""After a batch of this many, the next may wait `LINGER_S` for company: fewer, larger transactions cost less."""
 LINGER_S = 0.02
+"""A batch waits this long for company. Fewer, larger transactions cost less, and the processor belongs to the executions:
+nobody waits for the projection, since what it does not hold yet is read from the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +133,9 @@ class Projector:
             await store.close()
 
     async def _project(self, store: Store, follower: Follower) -> None:
-        linger_s = 0.0
         while True:
-            messages = await follower.batch(self._batch_max, linger_s)
+            messages = await follower.batch(self._batch_max, LINGER_S)
             await self._write(store, messages, set())
-            linger_s = LINGER_S if len(messages) >= BUSY_MESSAGES else 0.0
             self._failures = 0
             self._metrics.lag.set(follower.lag)
 

@@ -62,11 +62,7 @@ class Connection(Client):
         Raises:
             MessageTooLarge: the server would take it for an attack, and close the connection.
         """
-        if len(headers) + len(payload) > self.max_payload > 0:
-            size_bytes = len(headers) + len(payload)
-            raise MessageTooLarge(
-                f"a message for {subject} has {size_bytes} bytes; the NATS server's limit is {self.max_payload}"
-            )
+        self.check_size(subject, len(headers) + len(payload))
         if headers:
             size = len(headers)
             command = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode() + headers
@@ -77,6 +73,17 @@ class Connection(Client):
         self._pending_data_size += len(command)
         if self._flush_queue is not None and self._flush_queue.empty() and self.is_connected:
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def check_size(self, subject: str, size_bytes: int) -> None:
+        """Check that the server takes a message of `size_bytes`, header block and payload together.
+
+        Raises:
+            MessageTooLarge: it does not.
+        """
+        if size_bytes > self._max_payload:
+            raise MessageTooLarge(
+                f"a message for {subject} has {size_bytes} bytes; the NATS server's limit is {self._max_payload}"
+            )
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         listener = self._listeners.get(sid)

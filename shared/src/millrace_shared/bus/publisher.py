@@ -96,8 +96,11 @@ class Publisher:
             BusUnavailable: no answer came; the message may or may not be stored.
         """
         reply, future = self._expect(message.subject)
-        self._connection.send(message.subject, message.payload, reply, message.headers())
-        return await self._result(reply, future, timeout_s)
+        try:
+            self._connection.send(message.subject, message.payload, reply, message.headers())
+            return await self._result(message.subject, future, timeout_s)
+        finally:
+            self._waiting.pop(reply, None)
 
     async def publish_atomic(self, messages: Sequence[Outgoing], timeout_s: float = ACK_TIMEOUT_S) -> PublishAck:
         """Publish messages of one stream so that all are stored, contiguously, or none is.
@@ -113,19 +116,20 @@ class Publisher:
             return await self.publish(messages[0], timeout_s)
         if len(messages) > BATCH_MESSAGES_MAX:
             raise BusRefused(f"{len(messages)} messages in one atomic batch; the limit is {BATCH_MESSAGES_MAX}")
-        batch = uuid.uuid4().hex
-        final = len(messages)
-        reply, future = self._expect(messages[-1].subject)
-        for sequence, message in enumerate(messages, 1):
-            # The first answer is empty, or says that the server refuses batches; the commit's is the acknowledgement.
-            last = sequence == final
-            self._connection.send(
-                message.subject,
-                message.payload,
-                reply if last or sequence == 1 else "",
-                message.headers(batch, sequence, last=last),
-            )
-        return await self._result(reply, future, timeout_s)
+        batch, final = uuid.uuid4().hex, len(messages)
+        blocks = [message.headers(batch, number, last=number == final) for number, message in enumerate(messages, 1)]
+        for message, block in zip(messages, blocks, strict=True):
+            self._connection.check_size(message.subject, len(block) + len(message.payload))
+        subject = messages[-1].subject
+        reply, future = self._expect(subject)
+        try:
+            for number, (message, block) in enumerate(zip(messages, blocks, strict=True), 1):
+                # The first answer is empty, or says that the server refuses batches; the commit's acknowledges all.
+                asks = number in {1, final}
+                self._connection.send(message.subject, message.payload, reply if asks else "", block)
+            return await self._result(subject, future, timeout_s)
+        finally:
+            self._waiting.pop(reply, None)
 
     async def publish_all(
         self, messages: Sequence[Outgoing], timeout_s: float = ACK_TIMEOUT_S
@@ -187,15 +191,12 @@ class Publisher:
         self._waiting[token] = (subject, future)
         return token, future
 
-    async def _result(self, reply: str, future: asyncio.Future[PublishAck], timeout_s: float) -> PublishAck:
+    async def _result(self, subject: str, future: asyncio.Future[PublishAck], timeout_s: float) -> PublishAck:
         try:
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
-            subject = self._waiting[reply][0] if reply in self._waiting else "a message"
             raise BusUnavailable(f"NATS did not acknowledge {subject} within {timeout_s:g} s") from error
-        finally:
-            self._waiting.pop(reply, None)
 
     def _on_ack(self, token: str, _reply: str, headers: bytes, data: bytes) -> None:
         entry = self._waiting.get(token)
