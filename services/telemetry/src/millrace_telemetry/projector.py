@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 LINGER_S = 0.02
-"""A batch waits this long for company. Fewer, larger transactions cost less, and the processor belongs to the executions:
+"""A batch waits this long for company. Larger transactions cost less, and the processor belongs to the executions:
 nobody waits for the projection, since what it does not hold yet is read from the log."""
 
 
