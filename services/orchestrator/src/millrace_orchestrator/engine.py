@@ -233,7 +233,7 @@ class Engine:
             log.error("execution %s cannot go on: %s", turn.execution_id, error)
         for arrival, _ in turn.arrivals:
             if arrival.delivery is not None:
-                arrival.delivery.nak(delay_s)
+                _nak_after(arrival.delivery, delay_s)
         self._take_again((arrival for arrival, _ in turn.arrivals), delay_s)
 
     def _take_again(self, arrivals: Iterable[Arrival], delay_s: float) -> None:
@@ -248,7 +248,7 @@ class Engine:
         if arrival.delivery is None:
             return
         if arrival.delivery.delivered_count < ORPHAN_DELIVERIES_MAX:
-            arrival.delivery.nak(RETRY_DELAY_S)
+            _nak_after(arrival.delivery, RETRY_DELAY_S)
         else:
             asyncio.get_running_loop().create_task(self._bury(arrival, "there is no such execution"))
 
@@ -261,6 +261,15 @@ class Engine:
         while len(self._executions) > self._cache_max:
             self._executions.popitem(last=False)
         metrics.cached_executions.set(len(self._executions))
+
+
+def _nak_after(delivery: Delivery, delay_s: float) -> None:
+    """Have a message come again after `delay_s`.
+
+    We wait, not the server: it adds the delay that a NAK asks for to the consumer's backoff, so that the third delivery
+    would come after two minutes. Should this process end before, the backoff brings the message.
+    """
+    asyncio.get_running_loop().call_later(delay_s, delivery.nak)
 
 
 def _decoded(payload: bytes, execution_id: str) -> InboxMessage:
