@@ -10,6 +10,7 @@ import pytest
 
 from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.publisher import Outgoing, Publisher
+from millrace_shared.bus.streams import ensure_streams
 
 DEADLINE_S = 20.0
 
@@ -28,6 +29,15 @@ async def bus(nats_url: str) -> AsyncIterator[Connection]:
 @pytest.fixture
 async def other_bus(nats_url: str) -> AsyncIterator[Connection]:
     connection = await connect(nats_url, "tests, another process")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def product_bus(fresh_nats_url: str) -> AsyncIterator[Connection]:
+    """A connection to a server of the test's own that holds the product's streams."""
+    connection = await connect(fresh_nats_url, "tests")
+    await ensure_streams(connection)
     yield connection
     await connection.close()
 

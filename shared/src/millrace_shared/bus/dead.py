@@ -6,6 +6,7 @@ import logging
 import time
 
 from millrace_shared import subjects
+from millrace_shared.bus.errors import BusRefused
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.pull import Delivery
 from millrace_shared.codec import encode
@@ -19,7 +20,7 @@ PAYLOAD_BYTES_MAX = 1024 * 1024
 
 
 async def bury(publisher: Publisher, delivery: Delivery, reason: str, service: str) -> None:
-    """Copy `delivery` to DEAD and end it. When DEAD cannot be reached it is left to be delivered again."""
+    """Copy `delivery` to DEAD and end it. When DEAD cannot take it, it is left to be delivered again."""
     letter = DeadLetter(
         stream=delivery.stream,
         subject=delivery.subject,
@@ -33,7 +34,7 @@ async def bury(publisher: Publisher, delivery: Delivery, reason: str, service: s
     message_id = f"{delivery.stream}:{delivery.sequence}"
     try:
         await publisher.publish(Outgoing(subjects.dead(delivery.stream), encode(letter), message_id=message_id))
-    except BusUnavailable as error:
+    except (BusUnavailable, BusRefused) as error:
         log.warning("dead letter of %s not stored, it will come again: %s", delivery.subject, error)
         return
     log.error("dead letter: %s on %s: %s", delivery.stream, delivery.subject, reason)

@@ -7,10 +7,10 @@ themselves, with no timer to tune.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from collections.abc import Sequence
 
 from millrace_shared.bus.publisher import Outgoing, Publisher
-from millrace_shared.errors import BusUnavailable, MillraceError
+from millrace_shared.errors import BusUnavailable
 
 GROUP_MESSAGES_MAX = 500
 WAITING_MAX = 20_000
@@ -44,23 +44,20 @@ class GroupCommit:
     async def drain(self) -> None:
         """Return when everything that was handed over is settled."""
         while self._flushing is not None and not self._flushing.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(self._flushing)
+            await asyncio.wait([self._flushing])
 
     async def _flush(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:GROUP_MESSAGES_MAX], self._waiting[GROUP_MESSAGES_MAX:]
+            results: Sequence[int | Exception]
             try:
                 results = await self._publisher.publish_all([message for message, _ in group])
-            except BaseException as error:
-                for _, future in group:
-                    if not future.done():
-                        future.set_exception(error)
-                raise
+            except Exception as error:  # noqa: BLE001  whatever it is, each caller of this group has to know
+                results = [error] * len(group)
             for (_, future), result in zip(group, results, strict=True):
                 if future.done():
                     continue
-                if isinstance(result, MillraceError):
-                    future.set_exception(result)
-                else:
+                if isinstance(result, int):
                     future.set_result(result)
+                else:
+                    future.set_exception(result)
