@@ -277,7 +277,8 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
 
     `spec` is the static part of the step from the definition (`plan.py` of the orchestrator builds it); `input` is
     resolved but for `secrets` (see `StepScheduled`). The runner ends the attempt `timeout_s` after it began, and in any
-    case at `deadline` (Unix seconds), when the execution itself times out.
+    case at `deadline` (Unix seconds), when the execution itself times out. `again` says that the attempt may have been
+    performed already: the runner looks for its result first.
     """
 
     execution_id: str
@@ -295,6 +296,7 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
     secrets: dict[str, tuple[str, ...]] = {}
     item: int | None = None
     traceparent: str | None = None
+    again: bool = False
 
 
 class StepStarted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step_started"):

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from millrace_agent_runner.adapters.repeats import Repeats
 from millrace_shared import subjects
@@ -82,7 +83,8 @@ async def test_a_result_of_another_attempt_or_item_does_not_count(
 
 
 async def test_only_what_may_be_a_repeat_is_looked_up(bus: Any, step_factory: Any) -> None:
-    await bus.offer(step_factory("python"), step_factory("python"))
+    step = step_factory("python")
+    await bus.offer(step, step_factory("python"))
     repeats = Repeats(bus.connection)
     repeats.start()
 
@@ -90,10 +92,11 @@ async def test_only_what_may_be_a_repeat_is_looked_up(bus: Any, step_factory: An
         return Delivery(bus.connection, "work", b"", f"$JS.ACK.WORK.c.{deliveries}.{sequence}.1.0.0")
 
     async def known() -> bool:
-        return not repeats.may_be(delivery(3, 1))
+        return not repeats.may_be(delivery(3, 1), step)
 
-    assert repeats.may_be(delivery(3, 1)), "before the server has answered, everything may be one"
+    assert repeats.may_be(delivery(3, 1), step), "before the server has answered, everything may be one"
     await bus.eventually(known, "the end of WORK")
-    assert [repeats.may_be(delivery(sequence, 1)) for sequence in (1, 2, 3)] == [True, True, False]
-    assert repeats.may_be(delivery(3, 2))
+    assert [repeats.may_be(delivery(sequence, 1), step) for sequence in (1, 2, 3)] == [True, True, False]
+    assert repeats.may_be(delivery(3, 2), step)
+    assert repeats.may_be(delivery(3, 1), replace(step, again=True))
     repeats.stop()

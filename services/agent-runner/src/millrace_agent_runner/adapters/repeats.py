@@ -3,7 +3,7 @@
 Work is delivered again when its runner died, and it comes back from the dead when the NATS server is killed: the stream
 is written lazily, and what was acknowledged last may stand in it again. Most of it must be performed. But where the
 runner stored a result and only its acknowledgement was lost, performing it again would do its effects, and pay its
-model, twice. So a delivery that may be a repeat is looked up before it is performed: in the inbox, where its result
+model, twice. The same holds for work that an orchestrator queued again after a takeover. So a delivery that may be a repeat is looked up before it is performed: in the inbox, where its result
 would be, and in the log, which may have gone on without it. Ordinary deliveries cost nothing.
 """
 
@@ -54,9 +54,9 @@ class Repeats:
         if self._asking is not None:
             self._asking.cancel()
 
-    def may_be(self, delivery: Delivery) -> bool:
+    def may_be(self, delivery: Delivery, step: RunStep) -> bool:
         """Whether a delivery may be a repeat."""
-        return delivery.sequence <= self._suspect_until or delivery.delivered_count > 1
+        return step.again or delivery.sequence <= self._suspect_until or delivery.delivered_count > 1
 
     async def is_over(self, step: RunStep) -> bool:
         """Whether an attempt has its result already, or is wanted no longer.

@@ -182,7 +182,7 @@ class Worker:
             await self._bury(job, f"delivered {WORK_DELIVERIES_MAX} times without a result: it may kill its runners")
             return
         try:
-            if self._repeats.may_be(delivery) and await self._repeats.is_over(job.step):
+            if self._repeats.may_be(delivery, job.step) and await self._repeats.is_over(job.step):
                 self._drop(job)
                 return
         except MillraceError as error:

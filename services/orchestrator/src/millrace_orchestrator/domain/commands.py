@@ -134,12 +134,12 @@ def _goes_on(state: ExecutionState, events: tuple[messages.Event, ...]) -> bool:
 
 def _awaited(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work) -> Iterator[Command]:
     if work.status == "running":
-        yield _run(plan, state, step_id, item, work)
+        yield _run(plan, state, step_id, item, work, again=True)
     elif work.status == "waiting":
         yield _arm(state, step_id, item, plan, work)
 
 
-def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work) -> Run:
+def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work, *, again: bool = False) -> Run:
     step, request = plan.steps[step_id], state.request
     assert step.kind not in {"transform", "wait"}
     run_step = RunStep(
@@ -158,6 +158,7 @@ def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work
         secrets=work.secrets,
         item=item,
         traceparent=request.traceparent,
+        again=again,
     )
     return Run(run_step, request.priority)
 
