@@ -1,10 +1,11 @@
 """Work that comes a second time: is it over already?
 
-Work is delivered again when its runner died, and it comes back from the dead when the NATS server is killed: the stream
-is written lazily, and what was acknowledged last may stand in it again. Most of it must be performed. But where the
-runner stored a result and only its acknowledgement was lost, performing it again would do its effects, and pay its
-model, twice. The same holds for work that an orchestrator queued again after a takeover. So a delivery that may be a repeat is looked up before it is performed: in the inbox, where its result
-would be, and in the log, which may have gone on without it. Ordinary deliveries cost nothing.
+Work is delivered again when its runner died, is queued again by an orchestrator that takes over, and comes back from
+the dead when the NATS server is killed: the stream is written lazily, and what was acknowledged last may stand in it
+again. Most of it must be performed. But where the runner stored a result and only its acknowledgement was lost,
+performing it again would do its effects, and pay its model, twice. So a delivery that may be a repeat is looked up
+before it is performed: in the inbox, where its result would be, and in the log, which may have gone on without it.
+Ordinary deliveries cost nothing.
 """
 
 from __future__ import annotations
