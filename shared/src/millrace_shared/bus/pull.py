@@ -36,6 +36,7 @@ ACK = b"+ACK"
 NAK = b"-NAK"
 IN_PROGRESS = b"+WPI"
 TERMINATE = b"+TERM"
+SHORT_REPLY_TOKENS = 9
 
 
 @dataclass(slots=True)
@@ -50,21 +51,23 @@ class Delivery:
     @property
     def delivered_count(self) -> int:
         """How often this message was delivered, this time included."""
-        return int(self._meta(-5))
+        return int(self._meta(4))
 
     @property
     def sequence(self) -> int:
         """The message's sequence in its stream."""
-        return int(self._meta(-4))
+        return int(self._meta(5))
 
     @property
     def stream(self) -> str:
         """The stream that it came from."""
-        return self._meta(2) if self.reply.count(".") == 8 else self._meta(4)  # noqa: PLR2004
+        return self._meta(2)
 
     def _meta(self, position: int) -> str:
-        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
-        return self.reply.split(".")[position]
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, and in the longer form
+        # $JS.ACK.<domain>.<account>.<stream>. ... .<pending>[.<token>]
+        tokens = self.reply.split(".")
+        return tokens[position] if len(tokens) == SHORT_REPLY_TOKENS else tokens[position + 2]
 
     def ack(self) -> None:
         """Done: the message may be removed."""
@@ -160,7 +163,8 @@ class PullLoop:
         with contextlib.suppress(ValueError):
             self._connection.on_reconnect.remove(self._restart)
         if self._subscription is not None:
-            await self._connection.unlisten(self._subscription)
+            subscription, self._subscription = self._subscription, None
+            await self._connection.unlisten(subscription)
 
     def release(self, count: int = 1) -> None:
         """Give back the places of `count` delivered messages."""
@@ -176,7 +180,7 @@ class PullLoop:
             await self._connection.unlisten(self._subscription)
         self._inbox = self._connection.new_inbox()
         self._asked = 0
-        self._subscription = await self._connection.listen(self._inbox, self._on_message)
+        self._subscription = await self._connection.listen(f"{self._inbox}.*", self._on_message)
         self._ask()
 
     def _ask(self, least: int | None = None) -> None:
@@ -185,6 +189,8 @@ class PullLoop:
         if self._stopping or free <= 0 or free < worthwhile:
             return
         if time.monotonic() < self._pause_until:
+            return
+        if not self._connection.is_connected:  # it would be sent later, besides the request that `_restart` makes
             return
         request: dict[str, Any] = {"batch": free, "expires": int(self._expires_s * NANOSECONDS)}
         if self._heartbeat_s:
@@ -195,13 +201,13 @@ class PullLoop:
                 request["id"] = self._pin
         self._asked += free
         self._heard_at = time.monotonic()
-        self._connection.send(self._subject, msgspec.json.encode(request), self._inbox)
+        self._connection.send(self._subject, msgspec.json.encode(request), f"{self._inbox}.{free}")
 
     def _on_message(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         self._heard_at = time.monotonic()
         if not reply:
             if headers:
-                self._on_status(headers)
+                self._on_status(headers, int(subject.rpartition(".")[2]))
             return
         if self._group is not None and headers:
             self._on_pin(value_of(headers, "Nats-Pin-Id") or "")
@@ -216,7 +222,8 @@ class PullLoop:
             if self._on_pinned is not None and not was_pinned:
                 self._on_pinned(True)
 
-    def _on_status(self, headers: bytes) -> None:
+    def _on_status(self, headers: bytes, batch: int) -> None:
+        """Handle what the server says about a request for `batch` messages."""
         status, description = status_of(headers)
         if status == "100":  # idle heartbeat
             return
@@ -227,8 +234,13 @@ class PullLoop:
                 self._on_pinned(False)
         elif status in {"408", "409"}:  # the request ran out, or the server ended it
             undelivered = value_of(headers, "Nats-Pending-Messages")
-            self._asked = max(0, self._asked - int(undelivered)) if undelivered else 0
-            if status == "409" and "Exceeded" not in description:
+            if undelivered:
+                self._asked = max(0, self._asked - int(undelivered))
+            elif "Exceeded" in description:  # this request is refused, and earlier ones stand
+                self._asked = max(0, self._asked - batch)
+            else:
+                self._asked = 0
+            if status == "409":
                 self._pause(description)
                 return
         else:  # 503 no responders, 404 no consumer, 400: nobody is there yet, or the stream is being made
