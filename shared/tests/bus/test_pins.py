@@ -29,7 +29,6 @@ class PinnedLoop(PullLoop):
         )
 
     def received(self, delivery: Delivery) -> None:
-        assert self.taken + self.asked <= self.capacity
         delivery.ack()
         self.payloads.append(int(delivery.payload))
 

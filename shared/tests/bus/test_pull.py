@@ -22,15 +22,16 @@ SHORT_S = 0.2
 
 
 class RecordingLoop(PullLoop):
-    """Keeps what was delivered, and checks the credit at each delivery."""
+    """Keeps what was delivered, and how far the credit was overdrawn by it."""
 
     def __init__(self, connection: Connection, stream: str, *, capacity: int, **options: Any) -> None:
         super().__init__(connection, stream, "c", self.received, capacity=capacity, **options)
         self.deliveries: list[Delivery] = []
         self.statuses: list[str] = []
+        self.overdrawn = 0
 
     def received(self, delivery: Delivery) -> None:
-        assert self.taken + self.asked <= self.capacity
+        self.overdrawn = max(self.overdrawn, self.taken + self.asked - self.capacity)
         self.deliveries.append(delivery)
 
     def _on_status(self, headers: bytes, batch: int) -> None:
@@ -88,6 +89,7 @@ async def make_loop(bus: Connection) -> AsyncIterator[MakeLoop]:
     yield make
     for loop in loops:
         await loop.stop()
+        assert loop.overdrawn == 0
 
 
 async def test_a_slow_consumer_is_never_sent_more_than_it_has_places_for(
@@ -337,5 +339,6 @@ async def test_a_killed_server_costs_no_message_and_no_credit(fresh_nats: Backgr
         return set(loop.payloads) == set(range(20))
 
     await eventually(all_came)
+    assert loop.overdrawn == 0
     await loop.stop()
     await bus.close()
