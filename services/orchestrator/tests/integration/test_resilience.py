@@ -68,7 +68,7 @@ async def test_a_tick_that_fails_loses_nothing_that_nobody_would_deliver_again(
     await engine.check()
 
 
-async def test_a_bug_that_one_execution_meets_ends_it_and_not_the_tick(
+async def test_a_result_whose_reference_points_nowhere_fails_its_own_execution_only(
     bus: Any, start_engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = await start_engine()

@@ -1,0 +1,191 @@
+"""The core under any messages: it never meets an impossible transition, and its state is what its log says."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from workflows import random_definition
+
+from millrace_orchestrator.domain.commands import Arm, Release, Run, commands, outstanding
+from millrace_orchestrator.domain.decide import decide
+from millrace_orchestrator.domain.evolve import advance, fold
+from millrace_orchestrator.domain.plan import Plan, compile_plan
+from millrace_orchestrator.domain.state import ExecutionState
+from millrace_shared import messages
+from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.messages import (
+    LOG_VERSION,
+    CancelRequest,
+    ErrorInfo,
+    Event,
+    InboxMessage,
+    StartRequest,
+    StepResult,
+    TimerFired,
+    Transition,
+)
+from millrace_shared.values import Payload
+
+MESSAGES_MAX = 60
+CATEGORIES = ("server_error", "timeout", "invalid_output", "rate_limit")
+REQUEST = StartRequest("e1", "default", "wf-1", "wf", 1, "hash", 0.0)
+
+Unit = tuple[str, int | None]
+
+
+def no_cel(*_: Any) -> Any:
+    raise AssertionError("a simulated workflow used CEL")
+
+
+class Play:
+    """A random execution: messages that matter, and messages that do not, in any order."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.plan: Plan = compile_plan(WorkflowDefinition.model_validate(random_definition(self.rng)))
+        self.now = 1_000.0
+        self.state: ExecutionState | None = None
+        self.log: list[Transition] = []
+        self.performed: list[Any] = []
+        self.memo: dict[str, list[Any]] = {}
+
+    @property
+    def events(self) -> list[Event]:
+        return [event for transition in self.log for event in transition.events]
+
+    def step(self) -> bool:
+        """Decide on one message; tell whether anything followed."""
+        message = self.message()
+        decision = decide(self.plan, self.state, message, self.now, no_cel, {}, self.memo)
+        if not decision.events:
+            assert decision.state is self.state
+            return False
+        version = len(self.log) + 1
+        self.log.append(Transition(LOG_VERSION, "e1", version, self.now, decision.events))
+        self.state = advance(decision.state, version)
+        self.performed += commands(self.plan, self.state, decision.events)
+        return True
+
+    def message(self) -> InboxMessage:
+        awaited = list(outstanding(self.plan, self.state)) if self.state is not None else []
+        choice = self.rng.random()
+        if self.state is None and choice < 0.5:
+            return REQUEST
+        runs = [one.step for one in awaited if isinstance(one, Run)]
+        if runs and choice < 0.6:
+            run = self.rng.choice(runs)
+            return self.result(run.step, run.item, run.attempt)
+        arms = [one for one in awaited if isinstance(one, Arm)]
+        if arms and choice < 0.8:
+            arm = self.rng.choice(sorted(arms, key=lambda one: one.due)[:3])
+            self.now = max(self.now, arm.due - self.rng.choice((0.0, 0.0, 0.0, 0.5)))
+            return arm.fired
+        return self.nonsense()
+
+    def nonsense(self) -> InboxMessage:
+        """Return a message that is late, early, repeated or mistaken."""
+        rng = self.rng
+        step = rng.choice([*self.plan.steps, "unknown"])
+        item, attempt = rng.choice((None, None, 0, 1, 999)), rng.randint(0, 3)
+        match rng.randrange(8):
+            case 0:
+                return REQUEST
+            case 1:
+                return CancelRequest("e1", rng.choice(("c1", "c2", "c3")))
+            case 2 | 3:
+                kind = rng.choice(("retry", "wait", "execution_timeout"))
+                return TimerFired("e1", kind, step, item, attempt)
+            case _:
+                return self.result(step, item, attempt)
+
+    def result(self, step: str, item: int | None, attempt: int) -> StepResult:
+        rng = self.rng
+        if rng.random() < 0.6:
+            return StepResult("e1", step, attempt, 1.0, 2.0, item, Payload({"n": rng.randrange(9)}))
+        return StepResult("e1", step, attempt, 1.0, 2.0, item, error=ErrorInfo("x", rng.choice(CATEGORIES), "x"))
+
+
+def under_way(events: list[Event]) -> tuple[dict[Unit, int], dict[Unit, float]]:
+    """Return the attempts that run, and when the units that wait go on, by reading the events alone."""
+    running: dict[Unit, int] = {}
+    waiting: dict[Unit, float] = {}
+    for event in events:
+        unit = (getattr(event, "step", ""), getattr(event, "item", None))
+        match event:
+            case messages.StepScheduled():
+                running[unit] = event.attempt
+                waiting.pop(unit, None)
+            case messages.StepWaiting() | messages.StepRetryScheduled():
+                running.pop(unit, None)
+                waiting[unit] = event.until if isinstance(event, messages.StepWaiting) else event.at
+            case messages.StepExpanded():
+                pass
+            case _:
+                running.pop(unit, None)
+                waiting.pop(unit, None)
+    return running, waiting
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_state_is_the_fold_of_the_log_after_every_message(seed: int) -> None:
+    play = Play(seed)
+    for _ in range(MESSAGES_MAX):
+        if play.step():
+            assert fold(play.plan, play.log) == play.state
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_what_is_outstanding_is_what_has_begun_and_not_settled(seed: int) -> None:
+    play = Play(seed)
+    for _ in range(MESSAGES_MAX):
+        if not play.step():
+            continue
+        assert play.state is not None
+        awaited = list(outstanding(play.plan, play.state))
+        if play.state.finished:
+            assert awaited == [Release("e1")]
+            return
+        running, waiting = under_way(play.events)
+        assert {(one.step.step, one.step.item): one.step.attempt for one in awaited if isinstance(one, Run)} == running
+        assert {
+            (one.fired.step, one.fired.item): one.due
+            for one in awaited
+            if isinstance(one, Arm) and one.fired.kind != "execution_timeout"
+        } == waiting
+        assert play.state.running == len(running)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32))
+def test_everything_outstanding_was_commanded_when_it_began(seed: int) -> None:
+    play = Play(seed)
+    for _ in range(MESSAGES_MAX):
+        play.step()
+    if play.state is not None:
+        assert [one for one in outstanding(play.plan, play.state) if one not in play.performed] == []
+
+
+def test_these_histories_do_come_to_an_end_of_every_kind() -> None:
+    outcomes = set()
+    for seed in range(150):
+        play = Play(seed)
+        for _ in range(MESSAGES_MAX * 3):
+            play.step()
+        if play.state is not None and play.state.finished:
+            outcomes.add(play.state.outcome)
+    assert outcomes == {"completed", "failed", "cancelled", "timeout"}
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_a_prefix_of_a_log_folded_on_is_the_whole_log_folded(before: int) -> None:
+    play = Play(11)
+    while len(play.log) < 4:
+        play.step()
+    begun = fold(play.plan, play.log[:before]) if before else None
+    assert fold(play.plan, play.log[before:], begun) == play.state
