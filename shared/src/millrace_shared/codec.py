@@ -49,7 +49,7 @@ def decode_transition(data: bytes) -> Transition:
         return _decode(_transition, data)
     try:
         return msgspec.convert(upcast(msgspec.json.decode(data)), Transition)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageInvalid(str(error)) from error
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from hashlib import blake2b
 
-_TRACEPARENT = re.compile(r"^00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}$")
+_TRACEPARENT = re.compile(r"00-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-[0-9a-f]{2}")
 
 
 def trace_id(execution_id: str, traceparent: str | None) -> str:
@@ -21,7 +21,7 @@ def trace_id(execution_id: str, traceparent: str | None) -> str:
 
 def parse_traceparent(traceparent: str | None) -> tuple[str, str] | None:
     """Return (trace id, parent span id) of a version-00 `traceparent`, or None when it is absent or invalid."""
-    match = _TRACEPARENT.match(traceparent or "")
+    match = _TRACEPARENT.fullmatch(traceparent or "")
     if match is None or set(match["trace"]) == {"0"} or set(match["span"]) == {"0"}:
         return None
     return match["trace"], match["span"]

@@ -33,6 +33,11 @@ def upcast(
         version = message["v"]
         if version not in upcasters:
             raise MessageInvalid(f"there is no upcaster from log version {version}")
-        message = {**upcasters[version](message), "v": version + 1}
+        try:
+            message = {**upcasters[version](message), "v": version + 1}
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise MessageInvalid(
+                f"a message of log version {version} cannot be lifted: {type(error).__name__}: {error}"
+            ) from error
     lifted: dict[str, Any] = message
     return lifted
