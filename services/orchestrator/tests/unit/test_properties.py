@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from workflows import random_definition
 
+from millrace_orchestrator.domain import evolve, tables
 from millrace_orchestrator.domain.commands import Arm, Release, Run, commands, outstanding
 from millrace_orchestrator.domain.decide import decide
 from millrace_orchestrator.domain.evolve import advance, fold
@@ -35,6 +36,9 @@ CATEGORIES = ("server_error", "timeout", "invalid_output", "rate_limit")
 REQUEST = StartRequest("e1", "default", "wf-1", "wf", 1, "hash", 0.0)
 
 Unit = tuple[str, int | None]
+
+UNIT_NAME, FOR_EACH_NAME = "unit", "for_each"
+NAMES = {id(tables.UNIT): UNIT_NAME, id(tables.FOR_EACH): FOR_EACH_NAME}
 
 
 def no_cel(*_: Any) -> Any:
@@ -189,3 +193,28 @@ def test_a_prefix_of_a_log_folded_on_is_the_whole_log_folded(before: int) -> Non
         play.step()
     begun = fold(play.plan, play.log[:before]) if before else None
     assert fold(play.plan, play.log[before:], begun) == play.state
+
+
+BY_EXPRESSIONS = {(UNIT_NAME, "pending", "step.failed"), (UNIT_NAME, "queued", "step.failed")}
+"""These need an expression that fails, which random workflows have not; the examples in test_decide have."""
+
+
+def test_every_entry_of_the_tables_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    met = set()
+    next_status = tables.next_status
+
+    def noted(table: Any, status: str, event: Any, place: str) -> Any:
+        met.add((NAMES[id(table)], status, type(event).__struct_config__.tag))
+        return next_status(table, status, event, place)
+
+    monkeypatch.setattr(evolve, "next_status", noted)
+    for seed in range(600):
+        play = Play(seed)
+        for _ in range(MESSAGES_MAX):
+            play.step()
+    known = {
+        (NAMES[id(table)], status, event.__struct_config__.tag)
+        for table in (tables.UNIT, tables.FOR_EACH)
+        for status, event in table
+    }
+    assert met | BY_EXPRESSIONS == known

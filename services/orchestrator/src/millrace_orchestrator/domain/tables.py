@@ -17,7 +17,6 @@ UNIT: Final[dict[tuple[StepStatus, type], StepStatus]] = {
     ("pending", messages.StepQueued): "queued",
     ("pending", messages.StepScheduled): "running",
     ("queued", messages.StepScheduled): "running",
-    ("waiting", messages.StepScheduled): "running",
     ("waiting", messages.StepQueued): "queued",  # its retry is due, and no place is free
     ("pending", messages.StepWaiting): "waiting",
     ("running", messages.StepRetryScheduled): "waiting",
@@ -27,9 +26,7 @@ UNIT: Final[dict[tuple[StepStatus, type], StepStatus]] = {
     ("pending", messages.StepFailed): "failed",  # its condition or its input could not be evaluated
     ("queued", messages.StepFailed): "failed",
     ("running", messages.StepFailed): "failed",
-    ("waiting", messages.StepFailed): "failed",
     ("pending", messages.StepSkipped): "skipped",
-    ("queued", messages.StepSkipped): "skipped",
     ("pending", messages.StepCancelled): "cancelled",
     ("queued", messages.StepCancelled): "cancelled",
     ("running", messages.StepCancelled): "cancelled",
