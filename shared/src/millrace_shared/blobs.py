@@ -26,7 +26,8 @@ VALUE_BYTES_MAX = 64 * 1024 * 1024
 """A value whose JSON is larger than this is refused."""
 CACHE_BYTES_MAX = 32 * 1024 * 1024
 
-_WORKSPACE = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+_WORKSPACE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BlobUnavailable(RetryableError):
@@ -51,13 +52,15 @@ class Blobs:
 
         Raises:
             ValueTooLarge: it is over `VALUE_BYTES_MAX`.
+            MessageInvalid: `workspace` is none.
             BlobUnavailable: the store did not take it.
         """
         if len(document) > VALUE_BYTES_MAX:
             raise ValueTooLarge(_too_large(len(document)))
         reference = BlobRef(hashlib.sha256(document).hexdigest(), len(document))
+        key = _key(workspace, reference)
         try:
-            await obstore.put_async(self._store, _key(workspace, reference), document)
+            await obstore.put_async(self._store, key, document)
         except Exception as error:
             raise BlobUnavailable(f"the blob store did not take {len(document)} bytes: {error}") from error
         return reference
@@ -67,6 +70,7 @@ class Blobs:
 
         Raises:
             BlobUnavailable: the store does not answer or does not have it.
+            MessageInvalid: `workspace` or `reference` is none.
         """
         key = _key(workspace, reference)
         if key in self._cache:
@@ -121,6 +125,7 @@ class Blobs:
         Raises:
             BlobUnavailable: a part of it cannot be read.
             ValueTooLarge: put together it is over `VALUE_BYTES_MAX`.
+            MessageInvalid: a reference has no place in the data, or is none.
         """
         if not payload.refs:
             return payload.data
@@ -130,10 +135,15 @@ class Blobs:
         data = payload.data
         for pointer, reference in payload.refs.items():
             value = await self.load(workspace, reference)
-            data = value if pointer == "" else _put_at(data, pointer, value)
+            try:
+                data = value if pointer == "" else _put_at(data, pointer, value)
+            except (LookupError, TypeError, ValueError) as error:
+                raise MessageInvalid(f"a payload has a blob at {pointer!r}, where its data has no place") from error
         return data
 
     def _remember(self, key: str, document: bytes) -> None:
+        if key in self._cache:  # read by two callers at the same time
+            return
         self._cache[key] = document
         self._cache_bytes += len(document)
         while self._cache_bytes > CACHE_BYTES_MAX:
@@ -150,20 +160,24 @@ def _too_large(size_bytes: int) -> str:
 
 
 def _key(workspace: str, reference: BlobRef) -> str:
-    if not _WORKSPACE.match(workspace):
+    if not _WORKSPACE.fullmatch(workspace):
         raise MessageInvalid(f"{workspace!r} is not a workspace")
+    if not _SHA256.fullmatch(reference.sha256):  # it would be a path out of the workspace
+        raise MessageInvalid(f"{reference.sha256!r} is not the hash of a blob")
     return f"{workspace}/{reference.sha256[:2]}/{reference.sha256}"
 
 
 def _put_at(data: Any, pointer: str, value: Any) -> Any:
     """Return `data` with `value` at `pointer`, copying only the containers on the way."""
-    token, _, rest = pointer[1:].partition("/")
+    if not pointer.startswith("/"):
+        raise ValueError(pointer)
+    token, deeper, rest = pointer[1:].partition("/")
     name = token.replace("~1", "/").replace("~0", "~")
     if isinstance(data, list):
         position = int(name)
         items = list(data)
-        items[position] = _put_at(items[position], f"/{rest}", value) if rest else value
+        items[position] = _put_at(items[position], f"/{rest}", value) if deeper else value
         return items
     members = dict(data)
-    members[name] = _put_at(members[name], f"/{rest}", value) if rest else value
+    members[name] = _put_at(members[name], f"/{rest}", value) if deeper else value
     return members
