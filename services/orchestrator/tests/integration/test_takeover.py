@@ -254,3 +254,18 @@ async def test_takeovers_in_a_row_leave_one_schedule(bus: Any, start_engine: Any
     other = await bus.start(await bus.define({"a": PY}))
     await bus.has_queued(other, "a@1")
     assert len(await bus.stored("TIMERS", subjects.timer_set(request.execution_id, "*"))) == 1
+
+
+async def test_who_stops_gives_up_its_pins_and_another_goes_on(bus: Any, start_engine: Any, stop_engine: Any) -> None:
+    first = await start_engine()
+    execution = await bus.start(await bus.define({"a": PY}))
+    await bus.has_queued(execution, "a@1")
+    await start_engine()
+    advisories: asyncio.Queue[bytes] = asyncio.Queue()
+    await bus.connection.listen(inbox_module.UNPINNED, lambda _, __, ___, payload: advisories.put_nowait(payload))
+    await bus.connection.flush()
+    await stop_engine(first)
+    async with asyncio.timeout(10):
+        assert b'"reason":"admin"' in (await advisories.get()), "and not: it has run out"
+    await bus.perform(execution, "a")
+    assert (await bus.ended(execution)).status == "completed"

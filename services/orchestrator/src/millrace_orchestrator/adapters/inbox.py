@@ -36,6 +36,7 @@ CAPACITY = 256
 PULL_EXPIRES_S = PIN_TTL_S * 2 / 3
 """A holder asks again before its pin runs out."""
 SCAN_RETRY_S = 1.0
+_GROUP = b'{"group":"%b"}' % INBOX_GROUP.encode()
 UNPINNED = "$JS.EVENT.ADVISORY.CONSUMER.UNPINNED.INBOX.*"
 
 
@@ -81,13 +82,16 @@ class Inbox:
         self._scan_all()
 
     async def stop(self) -> None:
-        """Pull nothing more."""
+        """Pull nothing more, and give up the pins, so that another need not wait for them to run out."""
         with contextlib.suppress(ValueError):
             self._connection.on_reconnect.remove(self._scan_all)
         for scan in self._scans.values():
             scan.cancel()
-        for loop in self._loops:
+        await asyncio.gather(*self._scans.values(), return_exceptions=True)
+        for partition, loop in enumerate(self._loops):
             await loop.stop()
+            if loop.pinned:
+                self._connection.send(f"$JS.API.CONSUMER.UNPIN.INBOX.inbox-{partition}", _GROUP)
 
     def release(self, partition: int) -> None:
         """A delivered message of `partition` has been decided."""
