@@ -39,7 +39,9 @@ ORPHAN_DELIVERIES_MAX = 10
 """A message for an execution that never starts is looked at this often, then it is a dead letter."""
 RETRY_DELAY_S = 0.5
 BROKEN_DELAY_S = 30.0
-"""An execution that this version cannot read is looked at this often: an upgrade may be on its way."""
+"""An execution that cannot be read is looked at this often: somebody may put right what is wrong."""
+UNREADABLE_DELIVERIES_MAX = 5
+"""Then its messages are dead letters. A log of a later version is not meant: it is waited for."""
 FINISHED_REMEMBERED = 20_000
 SERVICE = "orchestrator"
 
@@ -232,7 +234,11 @@ class Engine:
             delay_s = BROKEN_DELAY_S
             log.error("execution %s cannot go on: %s", turn.execution_id, error)
         for arrival, _ in turn.arrivals:
-            if arrival.delivery is not None:
+            if arrival.delivery is None:
+                continue
+            if delay_s == BROKEN_DELAY_S and arrival.delivery.delivered_count >= UNREADABLE_DELIVERIES_MAX:
+                asyncio.get_running_loop().create_task(self._bury(arrival, str(error)))
+            else:
                 _nak_after(arrival.delivery, delay_s)
         self._take_again((arrival for arrival, _ in turn.arrivals), delay_s)
 

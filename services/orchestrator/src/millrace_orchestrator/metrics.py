@@ -12,6 +12,7 @@
 | `millrace_orchestrator_reemitted_total` | counter | commands given again after a takeover or a redelivery |
 | `millrace_orchestrator_takeovers_total` | counter | partitions scanned for active executions |
 | `millrace_orchestrator_dead_letters_total` | counter | messages that could not be processed |
+| `millrace_orchestrator_swept_total` | counter | inbox messages removed because everybody has acknowledged them |
 | `millrace_orchestrator_cached_executions` | gauge | executions in memory |
 """
 
@@ -41,6 +42,7 @@ logs_folded = Counter(f"{_PREFIX}_logs_folded_total", "Executions read from thei
 reemitted = Counter(f"{_PREFIX}_reemitted_total", "Commands given again after a takeover or a redelivery.")
 takeovers = Counter(f"{_PREFIX}_takeovers_total", "Partitions scanned for active executions.")
 dead_letters = Counter(f"{_PREFIX}_dead_letters_total", "Messages that could not be processed.")
+swept = Counter(f"{_PREFIX}_swept_total", "Inbox messages removed because everybody has acknowledged them.")
 cached_executions = Gauge(f"{_PREFIX}_cached_executions", "Executions in memory.")
 
 # Children are bound once: looking one up by label costs more than counting.

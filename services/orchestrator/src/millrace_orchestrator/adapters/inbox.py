@@ -17,6 +17,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from nats.aio.subscription import Subscription
+
 from millrace_orchestrator import metrics
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
@@ -61,6 +63,7 @@ class Inbox:
         self._arrive = arrive
         self._loops: list[PullLoop] = []
         self._scans: dict[int, asyncio.Task[None]] = {}
+        self._advisories: Subscription | None = None
 
     async def start(self) -> None:
         """Scan what is active, and start to pull."""
@@ -77,7 +80,7 @@ class Inbox:
             )
             self._loops.append(loop)
             await loop.start()
-        await self._connection.listen(UNPINNED, self._unpinned)
+        self._advisories = await self._connection.listen(UNPINNED, self._unpinned)
         self._connection.on_reconnect.append(self._scan_all)
         self._scan_all()
 
@@ -85,11 +88,14 @@ class Inbox:
         """Pull nothing more, and give up the pins, so that another need not wait for them to run out."""
         with contextlib.suppress(ValueError):
             self._connection.on_reconnect.remove(self._scan_all)
+        if self._advisories is not None:  # of our own pins, too, which are given up below
+            await self._connection.unlisten(self._advisories)
+        for loop in self._loops:
+            await loop.stop()
         for scan in self._scans.values():
             scan.cancel()
         await asyncio.gather(*self._scans.values(), return_exceptions=True)
         for partition, loop in enumerate(self._loops):
-            await loop.stop()
             if loop.pinned:
                 self._connection.send(f"$JS.API.CONSUMER.UNPIN.INBOX.inbox-{partition}", _GROUP)
 

@@ -66,7 +66,7 @@ class Journal:
             return None
         metrics.logs_folded.inc()
         transitions = [decode_transition(message.payload) for message in stored]
-        started = transitions[0].events[0]
+        started = next(iter(transitions[0].events), None)
         if not isinstance(started, ExecutionStarted):
             raise NotStarted(f"the log of {execution_id} does not begin with execution.started")
         try:
