@@ -19,6 +19,7 @@ from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.pull import Delivery, PullLoop
 from millrace_shared.bus.streams import (
     INBOX_GROUP,
+    PIN_TTL_S,
     STREAMS,
     ensure_streams,
     inbox_consumer,
@@ -185,7 +186,15 @@ async def inbox(product_bus: Connection) -> AsyncIterator[list[Delivery]]:
     """What all partitions of the inbox deliver."""
     deliveries: list[Delivery] = []
     loops = [
-        PullLoop(product_bus, "INBOX", f"inbox-{number}", deliveries.append, capacity=10, group=INBOX_GROUP)
+        PullLoop(
+            product_bus,
+            "INBOX",
+            f"inbox-{number}",
+            deliveries.append,
+            capacity=1000,
+            group=INBOX_GROUP,
+            expires_s=PIN_TTL_S / 2,
+        )
         for number in range(PARTITION_COUNT)
     ]
     for loop in loops:
