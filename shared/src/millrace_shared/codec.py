@@ -44,7 +44,7 @@ def decode_fact(data: bytes) -> Fact:
 
 
 def decode_transition(data: bytes) -> Transition:
-    """Decode a log message of any version that was ever written. Raises `MessageInvalid`."""
+    """Decode a log message of any version that was ever written. Raises `MessageInvalid` or `UpgradeNeeded`."""
     if data.startswith(_CURRENT_PREFIX):
         return _decode(_transition, data)
     try:

@@ -3,6 +3,7 @@
     MillraceError
     ├── RetryableError          the same call may succeed later: nothing was lost, try again
     │   ├── BusUnavailable      NATS did not answer in time
+    │   ├── UpgradeNeeded       a message is of a later version than this code
     │   └── DatabaseUnavailable Postgres did not answer in time
     └── TerminalError           the same call will always fail: change something first
         ├── MessageInvalid      bytes on the bus are not a message we know
@@ -37,6 +38,10 @@ class BusUnavailable(RetryableError):
 
 class DatabaseUnavailable(RetryableError):
     """Postgres did not answer in time, or went away."""
+
+
+class UpgradeNeeded(RetryableError):
+    """A message is of a later version than this code: it is right, and we are too old for it."""
 
 
 class MessageInvalid(TerminalError):

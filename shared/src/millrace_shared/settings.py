@@ -10,12 +10,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from millrace_shared.errors import SettingsInvalid
 
 PREFIX = "MILLRACE_"
+BLOB_SCHEMES = ("file", "s3", "gs", "az", "memory")
 
 
 class Settings(BaseModel):
@@ -43,6 +45,13 @@ class Settings(BaseModel):
     log_format: Literal["json", "console"] = Field("console", description="Log lines for machines or for people.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
     instance: str = Field("", description="Name of this process among its like; host and process id when empty.")
+
+    @field_validator("blob_url")
+    @classmethod
+    def _known_store(cls, url: str | None) -> str | None:
+        if url is not None and urlsplit(url).scheme not in BLOB_SCHEMES:
+            raise ValueError(f"it begins with one of {', '.join(f'{scheme}://' for scheme in BLOB_SCHEMES)}")
+        return url
 
     @property
     def blobs(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from millrace_shared.errors import MessageInvalid
+from millrace_shared.errors import MessageInvalid, UpgradeNeeded
 from millrace_shared.messages import LOG_VERSION
 
 UPCASTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -23,12 +23,13 @@ def upcast(
     """Return `message` in the shape of version `target`.
 
     Raises:
-        MessageInvalid: it is not a transition, or is of a version newer than this code.
+        MessageInvalid: it is not a transition.
+        UpgradeNeeded: it is of a later version than this code.
     """
     if not isinstance(message, dict) or not isinstance(message.get("v"), int):
         raise MessageInvalid("a log message is an object with an integer `v`")
     if message["v"] > target:
-        raise MessageInvalid(f"log version {message['v']} is newer than {target}: upgrade this service")
+        raise UpgradeNeeded(f"log version {message['v']} is newer than {target}: upgrade this service")
     while message["v"] < target:
         version = message["v"]
         if version not in upcasters:

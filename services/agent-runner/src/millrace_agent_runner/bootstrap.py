@@ -42,7 +42,8 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
         publisher = await Publisher(connection).start()
         facts = Facts(connection, publisher)
         functions = Functions(settings.module_prefixes)
-        python = PythonExecutor(functions, Threads(settings.runner_slots * THREADS_PER_SLOT))
+        threads = Threads(settings.runner_slots * THREADS_PER_SLOT)
+        python = PythonExecutor(functions, threads)
         http = HttpExecutor(settings.allowed)
         agent = AgentExecutor(facts, http, python, os.environ, settings.openai_base_url)
         executors: dict[WorkKind, Executor] = {"python": python, "http": http, "agent": agent}
@@ -56,7 +57,8 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
             grace_s=settings.runner_grace_s,
             runner=runner,
         )
-        ops = OpsServer(settings.ops_host, settings.ops_port, {"nats": lambda: _answers(connection)})
+        checks = {"nats": lambda: _answers(connection), "threads": threads.check}
+        ops = OpsServer(settings.ops_host, settings.ops_port, checks)
         await ops.start()
         await worker.start()
         log.info("%d slots; operations on port %d", settings.runner_slots, ops.port)

@@ -4,6 +4,8 @@
     └── StepFailure                  an attempt failed, and it is known how
         ├── RetryableFailure         another attempt may succeed (also a RetryableError)
         └── TerminalFailure          another attempt would fail the same way (also a TerminalError)
+    RetryableError (shared.errors)
+    └── ThreadsHeld                  functions that do not return hold every thread
 
 `category` is one of the definition's error categories, or one that is never retried: retry rules and dashboards go by
 it, so an error that must not be retried needs a category that no rule can name. `code` is finer and stable. Functions
@@ -32,6 +34,10 @@ from __future__ import annotations
 from typing import Any
 
 from millrace_shared.errors import MillraceError, RetryableError, TerminalError
+
+
+class ThreadsHeld(RetryableError):
+    """Functions that do not return at their deadline hold every thread, and others wait for one."""
 
 
 class StepFailure(MillraceError):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from millrace_agent_runner.errors import RetryableFailure, StepFailure, TerminalFailure
+from millrace_agent_runner.errors import RetryableFailure, StepFailure, TerminalFailure, ThreadsHeld
 from millrace_agent_runner.executors.python import Functions, PythonExecutor
 from millrace_agent_runner.executors.threads import Threads
 
@@ -119,25 +119,25 @@ async def test_a_function_in_a_thread_knows_its_attempt(executor: Any, step_fact
     assert seen["thread"].startswith("step-")
 
 
-async def test_threads_that_do_not_come_back_are_counted_and_reported() -> None:
+async def test_a_step_waits_for_a_thread_while_others_hold_them_all() -> None:
     threads, gate = Threads(2), threading.Event()
     stuck = [asyncio.create_task(threads.run(gate.wait)) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(RetryableFailure, match="all 2 threads"):
-        await threads.run(lambda: 1)
-    for task in stuck:
+    await threads.check()
+    ran: list[str] = []
+    given_up = asyncio.create_task(threads.run(lambda: ran.append("given up")))
+    waiting = asyncio.create_task(threads.run(lambda: ran.append("waiting")))
+    await asyncio.sleep(0)
+    with pytest.raises(ThreadsHeld, match="all 2 threads are held, and 2 functions wait"):
+        await threads.check()
+    for task in (*stuck, given_up):  # cancelling the wait does not end the thread
         task.cancel()
-    await asyncio.wait(stuck)
-    with pytest.raises(RetryableFailure):  # cancelling the wait does not end the thread
-        await threads.run(lambda: 1)
+    await asyncio.wait([*stuck, given_up])
+    assert not waiting.done()
     gate.set()
     async with asyncio.timeout(5):
-        while True:
-            try:
-                assert await threads.run(lambda: 1) == 1
-                break
-            except RetryableFailure:
-                await asyncio.sleep(0.01)
+        await waiting
+    assert ran == ["waiting"], "what nobody waits for any more is not run"
 
 
 async def test_exit_in_a_function_does_not_end_the_runner(

@@ -10,6 +10,7 @@ from millrace_orchestrator.adapters.dispatcher import Dispatcher
 from millrace_orchestrator.adapters.inbox import Inbox
 from millrace_orchestrator.adapters.journal import Journal
 from millrace_orchestrator.adapters.plans import Plans
+from millrace_orchestrator.adapters.sweeper import Sweeper
 from millrace_orchestrator.adapters.timers import ShortTimers
 from millrace_orchestrator.decider import Decider
 from millrace_orchestrator.engine import Engine
@@ -48,13 +49,16 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
                 settings.ops_port,
                 {"nats": lambda: _answers(connection), "engine": engine.check},
             )
+            sweeper = Sweeper(connection)
             engine.start()
             await engine.inbox.start()
+            sweeper.start()
             await ops.start()
             log.info("operations on port %d", ops.port)
             try:
                 yield engine
             finally:
+                await sweeper.stop()
                 await engine.inbox.stop()
                 await engine.stop()
                 timers.stop()

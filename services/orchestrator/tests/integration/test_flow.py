@@ -11,6 +11,7 @@ from millrace_orchestrator import engine as engine_module
 from millrace_orchestrator.adapters.inbox import Arrival
 from millrace_shared import subjects
 from millrace_shared.bus.publisher import Outgoing
+from millrace_shared.bus.streams import ensure_streams
 from millrace_shared.codec import encode
 from millrace_shared.ids import new_id, partition_of
 from millrace_shared.messages import (
@@ -136,7 +137,8 @@ async def test_a_definition_that_is_lost_later_neither_ends_nor_spins_the_execut
     execution = await bus.start(await bus.define({"a": PY}))
     await bus.has_queued(execution, "a@1")
     await stop_engine(first)
-    await bus.connection.jetstream_api("STREAM.PURGE.DEFINITIONS")
+    await bus.connection.jetstream_api("STREAM.DELETE.DEFINITIONS")
+    await ensure_streams(bus.connection)
     before = await bus.log(execution)
     await start_engine()
 

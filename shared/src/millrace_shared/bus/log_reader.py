@@ -46,6 +46,16 @@ async def read_last(connection: Connection, stream: str, subject: str) -> Stored
     return page[0] if page else None
 
 
+async def read_next(connection: Connection, stream: str, subject: str, start_sequence: int) -> Stored | None:
+    """Return the first message of `subject`, which may hold wildcards, from `start_sequence` on, or None.
+
+    Raises:
+        BusUnavailable: the server did not answer.
+    """
+    page = await _page(connection, stream, {"seq": start_sequence, "next_by_subj": subject})
+    return page[0] if page else None
+
+
 async def read_last_of_each(connection: Connection, stream: str, subjects_: Sequence[str]) -> list[Stored]:
     """Return the last message of each exact subject that holds any, in stream order.
 

@@ -28,7 +28,7 @@ LEASE_DELIVERIES_MAX = 8
 stream, so that what is active always lies in the stream's recent part, however long it runs."""
 WORK_ACK_WAIT_S = 15.0
 """A runner that has not acknowledged, or reported progress, for this long loses the attempt to another."""
-WORK_DELIVERIES_MAX = 20
+WORK_DELIVERIES_MAX = 5
 """A work message that was delivered this often without a result kills its runners: it goes to DEAD instead."""
 
 
@@ -56,21 +56,23 @@ class Stream:
             "duplicate_window": int(self.duplicate_window_s * NANOSECONDS),
             "discard": "old",
             "allow_direct": True,
-            "deny_delete": False,
-            "deny_purge": False,
             **self.extra,
         }
 
 
+_KEPT = {"deny_delete": True, "deny_purge": True}
+"""For the truth: nobody removes single messages, or all of them."""
+
 STREAMS: tuple[Stream, ...] = (
-    Stream("DEFINITIONS", ("def.*",)),
-    Stream("REQUESTS", ("req.*.*",), extra={"allow_atomic": True}),
+    Stream("DEFINITIONS", ("def.*",), extra=_KEPT),
+    Stream("REQUESTS", ("req.*.*",), extra={"allow_atomic": True, **_KEPT}),
     Stream(
         "EVENTS",
         ("ev.*.*",),
         extra={
             "allow_atomic": True,
             "allow_rollup_hdrs": False,
+            **_KEPT,
             "republish": {"src": "ev.*.*", "dest": "live.{{wildcard(1)}}.{{wildcard(2)}}"},
         },
     ),
@@ -81,9 +83,10 @@ STREAMS: tuple[Stream, ...] = (
     ),
     Stream(
         "INBOX",
-        ("in.*.*", "in.*.*.start"),
+        tuple(f"in.{partition}.>" for partition in range(PARTITION_COUNT)),
         # Not a work queue: removing each message as it is acknowledged costs an fsync, four to every short execution.
-        max_age_s=7 * DAY_S,
+        # Not limited by age either: a stack that was off for a month must find what it has accepted. The orchestrators
+        # remove what lies before everybody's acknowledgement floor, in one go every few minutes.
         extra={
             "allow_atomic": True,
             "sources": [

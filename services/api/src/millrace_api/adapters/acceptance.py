@@ -127,7 +127,7 @@ class Acceptance:
     async def find(self, workspace: str, execution_id: str) -> StartRequest | None:
         """Return the stored request of an execution, or None when the workspace has no such execution."""
         stored = await read_last(self._connection, "INBOX", subjects.start(execution_id))
-        if stored is None:  # the inbox keeps a week; names are kept for ever
+        if stored is None:  # the inbox is swept of what has ended; names are kept for ever
             stored = await read_last(self._connection, "REQUESTS", subjects.named_request(execution_id))
         if stored is None:
             return None
