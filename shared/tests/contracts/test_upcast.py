@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from millrace_shared.errors import MessageInvalid
+from millrace_shared.errors import MessageInvalid, UpgradeNeeded
 from millrace_shared.messages import LOG_VERSION
 from millrace_shared.upcast import UPCASTERS, upcast
 
@@ -34,7 +34,7 @@ def test_the_message_that_was_read_is_not_changed():
 
 
 def test_a_newer_message_asks_for_an_upgrade():
-    with pytest.raises(MessageInvalid, match="log version 4 is newer than 3: upgrade this service"):
+    with pytest.raises(UpgradeNeeded, match="log version 4 is newer than 3: upgrade this service"):
         upcast({"v": 4}, CHAIN, 3)
 
 
