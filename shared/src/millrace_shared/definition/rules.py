@@ -41,6 +41,9 @@ def check_rules(data: dict[str, Any], findings: Findings) -> None:
         _check_schema(mapping(agent).get("output"), ("agents", name, "output"), findings)
     _check_retry(mapping(data.get("defaults")).get("retry"), ("defaults", "retry"), findings)
     _check_inputs(mapping(data.get("inputs")), findings)
+    if mapping(data.get("limits")).get("max_cost_usd") is not None:
+        unheeded = "this version records what an execution costs, and does not stop at a budget"
+        findings.warn(("limits", "max_cost_usd"), unheeded)
     _check_repeats(data.get("secrets"), ("secrets",), findings)
     _check_needs(steps, findings)
 

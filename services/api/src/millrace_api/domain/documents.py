@@ -119,4 +119,4 @@ def _refused(code: str, path: list[str | int], message: str, kind: str, *value: 
 
 
 def _sentence(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]  # JSON stays JSON
