@@ -9,7 +9,7 @@ from millrace.embedded import BackgroundStack
 async def test_the_session_nats_server_has_jetstream(nats_url: str) -> None:
     client = await nats.connect(nats_url)
     try:
-        info = await client.jetstream_api().account_info()
+        info = await client.jetstream().account_info()
         assert info.streams >= 0
     finally:
         await client.close()
@@ -21,7 +21,7 @@ async def test_a_fresh_server_is_empty_and_can_be_killed(fresh_nats: BackgroundS
     assert fresh_nats.restarts("nats") == 1
     client = await nats.connect(fresh_nats.nats_url)
     try:
-        assert (await client.jetstream_api().account_info()).streams == 0
+        assert (await client.jetstream().account_info()).streams == 0
     finally:
         await client.close()
 

@@ -26,7 +26,7 @@ async def test_nobody_gets_in_without_the_password(nats_url: str, credentials: d
 async def test_acknowledged_messages_survive_a_kill(fresh_nats: BackgroundStack):
     client = await nats.connect(fresh_nats.nats_url)
     try:
-        jetstream = client.jetstream_api()
+        jetstream = client.jetstream()
         await jetstream.add_stream(name="KEPT", subjects=["kept"])
         for number in range(100):
             await jetstream.publish("kept", str(number).encode())
@@ -36,7 +36,7 @@ async def test_acknowledged_messages_survive_a_kill(fresh_nats: BackgroundStack)
     fresh_nats.wait_ready("nats")
     client = await nats.connect(fresh_nats.nats_url)
     try:
-        assert (await client.jetstream_api().stream_info("KEPT")).state.messages == 100
+        assert (await client.jetstream().stream_info("KEPT")).state.messages == 100
         assert client.max_payload == MAX_PAYLOAD_BYTES
     finally:
         await client.close()
@@ -48,7 +48,7 @@ async def test_a_stack_keeps_its_address_and_its_messages(tmp_path: Path):
         async with EmbeddedStack(tmp_path, durability="fsync", servers=("nats",), services={}) as stack:
             urls.append(stack.nats_url)
             client = await nats.connect(stack.nats_url)
-            jetstream = client.jetstream_api()
+            jetstream = client.jetstream()
             await jetstream.add_stream(name="KEPT", subjects=["kept"])
             assert (await jetstream.publish("kept", b"x")).seq == times
             await client.close()

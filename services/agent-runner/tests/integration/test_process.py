@@ -124,7 +124,7 @@ async def test_readyz_follows_the_bus_and_metrics_count(bus: Any, start_runner: 
     await bus.offer(step)
     await bus.result_of(step)
     status, body = await _get(port, "/readyz")
-    assert (status, body) == (200, '{"status":"ready","checks":{"nats":"ok"}}')
+    assert (status, body) == (200, '{"status":"ready","checks":{"nats":"ok","threads":"ok"}}')
     _, text = await _get(port, "/metrics")
     assert 'millrace_runner_attempts_total{kind="python",outcome="ok"} 1.0' in text
     assert "millrace_runner_slots 32.0" in text
