@@ -7,6 +7,7 @@ twice is harmless. The workspace is part of the key: a reference is only ever re
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -104,6 +105,8 @@ class Blobs:
             document = msgspec.json.encode(data)
         except (TypeError, ValueError, RecursionError) as error:
             raise MessageInvalid(f"the value is not JSON: {error}") from error
+        if b"null" in document and _holds_no_number(data):
+            raise MessageInvalid("the value is not JSON: it holds NaN or an infinity, which would silently become null")
         if len(document) <= INLINE_BYTES_MAX:
             return Payload(data=data)
         return Payload(refs={"": await self.put(workspace, document)})
@@ -149,6 +152,20 @@ class Blobs:
         while self._cache_bytes > CACHE_BYTES_MAX:
             _, evicted = self._cache.popitem(last=False)
             self._cache_bytes -= len(evicted)
+
+
+def _holds_no_number(data: Any) -> bool:
+    """Whether a float in `data` is none that JSON has: it is written as null."""
+    waiting = [data]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting.extend(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            return True
+    return False
 
 
 def _too_large(size_bytes: int) -> str:

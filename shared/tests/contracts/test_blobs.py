@@ -215,3 +215,11 @@ async def test_a_blob_larger_than_the_memory_for_them_is_read_all_the_same(blobs
     reference = await blobs.put("default", document)
     assert await blobs.get("default", reference) == document
     assert blobs._cache_bytes == 0
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+async def test_a_float_that_json_does_not_have_is_refused(tmp_path: Path, number: float) -> None:
+    blobs = Blobs(f"file://{tmp_path}")
+    with pytest.raises(MessageInvalid, match="NaN or an infinity"):
+        await blobs.pack("default", {"rows": [{"score": number}], "none": None})
+    assert (await blobs.pack("default", {"none": None, "score": 0.5})).data == {"none": None, "score": 0.5}
