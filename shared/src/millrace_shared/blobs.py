@@ -19,7 +19,7 @@ import obstore
 from obstore.store import LocalStore, from_url
 
 from millrace_shared.errors import MessageInvalid, RetryableError, ValueTooLarge
-from millrace_shared.values import BlobRef, Payload
+from millrace_shared.values import BlobRef, Payload, put_at
 
 INLINE_BYTES_MAX = 64 * 1024
 """A value whose JSON is larger than this goes by claim check."""
@@ -139,7 +139,7 @@ class Blobs:
         for pointer, reference in payload.refs.items():
             value = await self.load(workspace, reference)
             try:
-                data = value if pointer == "" else _put_at(data, pointer, value)
+                data = put_at(data, pointer, value)
             except (LookupError, TypeError, ValueError) as error:
                 raise MessageInvalid(f"a payload has a blob at {pointer!r}, where its data has no place") from error
         return data
@@ -182,19 +182,3 @@ def _key(workspace: str, reference: BlobRef) -> str:
     if not _SHA256.fullmatch(reference.sha256):  # it would be a path out of the workspace
         raise MessageInvalid(f"{reference.sha256!r} is not the hash of a blob")
     return f"{workspace}/{reference.sha256[:2]}/{reference.sha256}"
-
-
-def _put_at(data: Any, pointer: str, value: Any) -> Any:
-    """Return `data` with `value` at `pointer`, copying only the containers on the way."""
-    if not pointer.startswith("/"):
-        raise ValueError(pointer)
-    token, deeper, rest = pointer[1:].partition("/")
-    name = token.replace("~1", "/").replace("~0", "~")
-    if isinstance(data, list):
-        position = int(name)
-        items = list(data)
-        items[position] = _put_at(items[position], f"/{rest}", value) if deeper else value
-        return items
-    members = dict(data)
-    members[name] = _put_at(members[name], f"/{rest}", value) if deeper else value
-    return members

@@ -31,3 +31,25 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
 
     data: Any = None
     refs: dict[str, BlobRef] = {}
+
+
+def put_at(data: Any, pointer: str, value: Any) -> Any:
+    """Returns `data` with `value` at a JSON pointer, copying only the containers on the way.
+
+    Raises:
+        LookupError, TypeError, ValueError: `data` has no such place, or `pointer` is none.
+    """
+    if pointer == "":
+        return value
+    if not pointer.startswith("/"):
+        raise ValueError(f"{pointer!r} is not a JSON pointer")
+    token, deeper, rest = pointer[1:].partition("/")
+    below = f"/{rest}" if deeper else ""  # "/a/" leads to the member "" of `a`
+    name = token.replace("~1", "/").replace("~0", "~")
+    if isinstance(data, list):
+        items = list(data)
+        items[int(name)] = put_at(items[int(name)], below, value)
+        return items
+    members = dict(data)
+    members[name] = put_at(members[name], below, value)
+    return members

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace_shared import blobs as blobs_module
-from millrace_shared.blobs import CACHE_BYTES_MAX, INLINE_BYTES_MAX, VALUE_BYTES_MAX, Blobs, BlobUnavailable, _put_at
+from millrace_shared.blobs import CACHE_BYTES_MAX, INLINE_BYTES_MAX, VALUE_BYTES_MAX, Blobs, BlobUnavailable
 from millrace_shared.errors import MessageInvalid, ValueTooLarge
-from millrace_shared.values import BlobRef, Payload
+from millrace_shared.values import BlobRef, Payload, put_at
 
 LARGE = "x" * INLINE_BYTES_MAX  # two bytes more as JSON
 ABSENT = BlobRef("0" * 64, 2)
@@ -166,7 +166,7 @@ NESTED = st.recursive(
 def test_every_place_in_any_data_can_be_filled(data: Any, drawn: st.DataObject):
     pointer = drawn.draw(st.sampled_from(places(data)))
     before = json.dumps(data)
-    filled = _put_at(data, pointer, "here")
+    filled = put_at(data, pointer, "here")
     assert json.dumps(data) == before
     found = filled
     for token in pointer[1:].split("/"):

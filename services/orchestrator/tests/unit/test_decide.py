@@ -334,6 +334,17 @@ def test_looking_into_a_claim_checked_output_asks_for_it_and_changes_nothing(pla
     assert p.commands[-1].step.input == Payload({"n": 9})
 
 
+def test_a_loaded_value_under_an_empty_key_stands_in_its_place(play: Any) -> None:
+    reference = BlobRef("ab" * 32, 100_000)
+    p = play({"a": PY, "b": {"needs": ["a"], "transform": "${{ steps.a.output.x[''].n }}"}})
+    p.start()
+    payload = Payload({"x": {"": None, "y": 1}}, {"/x/": reference})
+    from millrace_shared.messages import StepResult
+
+    p.feed(StepResult("e1", "a", 1, 0.0, 0.0, output=payload), {reference: {"n": 9}})
+    assert p.state.step("b").work.output == Payload(9)
+
+
 def test_outstanding_is_what_has_no_result_yet(play: Any) -> None:
     retry = {"max_attempts": 2, "initial": "1s"}
     p = play({"a": PY, "b": {**PY, "retry": retry}, "c": {**PY, "for_each": [1, 2]}, "w": {"wait": {"delay": "5s"}}})

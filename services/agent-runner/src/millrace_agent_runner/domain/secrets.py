@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from millrace_agent_runner.errors import TerminalFailure
+from millrace_shared.values import put_at
 
 SecretOf = Callable[[str], str | None]
 """Returns the value of a secret by name, or None when there is none."""
@@ -53,7 +54,7 @@ def put_in(data: Any, places: Mapping[str, tuple[str, ...]], secret_of: SecretOf
                 raise TerminalFailure(message, category="input_invalid", code="secret_missing")
             used.append(value)
             pieces.append(value)
-        data = _put_at(data, pointer, "".join(pieces))
+        data = put_at(data, pointer, "".join(pieces))
     return data, tuple(used)
 
 
@@ -76,18 +77,3 @@ def scrub_value(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, list | tuple):
         return [scrub_value(item, secrets) for item in value]
     return value
-
-
-def _put_at(data: Any, pointer: str, text: str) -> Any:
-    if pointer == "":
-        return text
-    token, _, rest = pointer[1:].partition("/")
-    name = token.replace("~1", "/").replace("~0", "~")
-    below = f"/{rest}" if rest else ""
-    if isinstance(data, list):
-        items = list(data)
-        items[int(name)] = _put_at(items[int(name)], below, text)
-        return items
-    members = dict(data)
-    members[name] = _put_at(members.get(name), below, text)
-    return members

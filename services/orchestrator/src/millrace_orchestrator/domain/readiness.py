@@ -13,7 +13,7 @@ from typing import Any
 from millrace_orchestrator.domain import ending
 from millrace_orchestrator.domain.drafting import Draft
 from millrace_orchestrator.domain.plan import PlannedStep
-from millrace_orchestrator.domain.scope import put_at, scope_of
+from millrace_orchestrator.domain.scope import scope_of
 from millrace_orchestrator.domain.state import StepState
 from millrace_shared.definition.limits import DURATION_S_MAX, FOR_EACH_ITEMS_MAX
 from millrace_shared.expressions.errors import BlobNeeded, ExpressionError
@@ -29,7 +29,7 @@ from millrace_shared.messages import (
     StepSkipped,
     StepWaiting,
 )
-from millrace_shared.values import BlobRef, Payload
+from millrace_shared.values import BlobRef, Payload, put_at
 
 SCHEDULED_PER_DECISION_MAX = 1_000
 """Attempts that one decision hands out, so that a transition fits into a message. The next result goes on."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from millrace_orchestrator.domain.plan import Plan
 from millrace_orchestrator.domain.state import ExecutionState, Work
-from millrace_shared.values import BlobRef, Payload
+from millrace_shared.values import BlobRef, Payload, put_at
 
 Loaded = Mapping[BlobRef, Any]
 """Claim-checked values that have been loaded because an expression looks into them."""
@@ -80,13 +80,3 @@ def _value(payload: Payload, loaded: Loaded) -> Any:
         else:
             refs[pointer] = reference
     return Payload(data, refs) if refs else data
-
-
-def put_at(data: Any, pointer: str, value: Any) -> Any:
-    """Return `data` with `value` at a JSON pointer, copying only the containers on the way."""
-    token, _, rest = pointer[1:].partition("/")
-    name = token.replace("~1", "/").replace("~0", "~")
-    key: Any = int(name) if isinstance(data, list) else name
-    copy = list(data) if isinstance(data, list) else dict(data)
-    copy[key] = put_at(copy[key], "/" + rest, value) if rest else value
-    return copy
