@@ -7,6 +7,7 @@ the same fixtures are backed by the official images, where there is a Docker eng
 
 import asyncio
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ import asyncpg
 import pytest
 
 from millrace.embedded import BackgroundStack, EmbeddedStack
+
+# A job that a shell starts in the background ignores Ctrl-C, and so do all processes that it starts. Tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NATS_IMAGE = "nats:2.15.1"
 POSTGRES_IMAGE = "postgres:18"
