@@ -16,14 +16,20 @@ import msgspec
 
 from millrace_shared.values import Payload
 
-LOG_VERSION = 1
+LOG_VERSION = 2
 """Version of the shape of `Transition` and its events. Moving it needs an upcaster and a recorded log in the tests."""
 
 Priority = Literal["high", "normal", "low"]
 WorkKind = Literal["agent", "http", "python"]
-TimerKind = Literal["retry", "wait", "execution_timeout"]
+TimerKind = Literal["retry", "wait", "execution_timeout", "gate"]
 FinalStatus = Literal["completed", "failed", "cancelled", "timeout"]
 """How an execution may end."""
+
+WaitReason = Literal["delay", "until", "signal", "approval", "breakpoint"]
+"""What a waiting step waits for."""
+
+OriginKind = Literal["retry", "fork", "replay", "cron", "event", "webhook", "alert"]
+"""What an execution was started by, other than a plain request."""
 
 WORK_KINDS: tuple[WorkKind, ...] = ("agent", "http", "python")
 PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
@@ -55,10 +61,66 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     cost_usd: Decimal | None = None
 
 
+class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The step attempt that an execution is performed for. `root` is the execution at the top, which is at depth 0."""
+
+    execution_id: str
+    step: str
+    attempt: int
+    root: str
+    depth: int
+    item: int | None = None
+
+
+class Use(msgspec.Struct, frozen=True):
+    """The version of a workflow that a `workflow` step of its name runs, as it was when the execution was accepted."""
+
+    workflow_id: str
+    version: int
+    definition: str
+
+
+class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where an execution comes from: another one (`retry`, `fork`, `replay`), or a trigger.
+
+    `execution_id` and `step` say which one, and from which step on; `trigger_id` which trigger.
+    """
+
+    kind: OriginKind
+    execution_id: str = ""
+    step: str = ""
+    trigger_id: str = ""
+
+
+class ReusedStep(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an earlier execution has of a step: its output, or those of some items, or of steps of its child."""
+
+    output: Payload | None = None
+    items: dict[int, Payload] = {}
+    child: Reuse | None = None
+
+
+class Reuse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Results that are taken over from the execution `execution_id` in place of running their steps."""
+
+    execution_id: str
+    steps: dict[str, ReusedStep] = {}
+
+
 class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="start"):
     """Acceptance of an execution: stored once on `in.<p>.<exec>.start`.
 
     It stays unacknowledged until the execution ends: it is the lease on it (ADR 0004).
+
+    Attributes:
+        definition: content hash of the definition that is run.
+        part: the groups on the way to the one that this execution runs, by step ids, `outer/inner`; empty: the whole.
+        parent: the step attempt that waits for this execution; None at the top.
+        uses: the workflows that `workflow` steps run, by the name (or `name@version`) that the definition gives.
+        deadline: Unix seconds at which the parent times out; the execution's own limit may come first.
+        budget_usd: what is left of the parent's budget; the definition's own may be less.
+        reuse: a `Reuse` as JSON, possibly claim-checked as a whole: results that need not be paid again.
+        breakpoints: steps that are held before they begin; `*` is every one.
     """
 
     execution_id: str
@@ -74,10 +136,21 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="start")
     priority: Priority = "normal"
     requested_by: str = ""
     traceparent: str | None = None
+    part: str = ""
+    parent: Parent | None = None
+    uses: dict[str, Use] = {}
+    deadline: float | None = None
+    budget_usd: Decimal | None = None
+    origin: Origin | None = None
+    reuse: Payload = NOTHING
+    breakpoints: tuple[str, ...] = ()
 
 
 class StepResult(msgspec.Struct, frozen=True, omit_defaults=True, tag="step_result"):
-    """What came of one attempt. Exactly one of `output` and `error` matters: `error` is None on success."""
+    """What came of one attempt. Exactly one of `output` and `error` matters: `error` is None on success.
+
+    `cached` says that the output was taken from the result cache: nothing was done, and nothing is paid.
+    """
 
     execution_id: str
     step: str
@@ -89,6 +162,7 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True, tag="step_resu
     error: ErrorInfo | None = None
     usage: Usage | None = None
     runner: str = ""
+    cached: bool = False
 
 
 class TimerFired(msgspec.Struct, frozen=True, omit_defaults=True, tag="timer"):
@@ -113,7 +187,79 @@ class CancelRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="cancel
     requested_by: str = ""
 
 
-InboxMessage = StartRequest | StepResult | TimerFired | CancelRequest
+class PauseRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="pause"):
+    """Nothing new shall start until it is resumed. What runs may finish."""
+
+    execution_id: str
+    id: str = ""
+    reason: str = ""
+    requested_by: str = ""
+
+
+class ResumeRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="resume"):
+    """A paused execution shall go on."""
+
+    execution_id: str
+    id: str = ""
+    requested_by: str = ""
+
+
+class SignalRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="signal"):
+    """Something outside has happened that steps wait for, or will. `id` tells a repeated delivery from a second one."""
+
+    execution_id: str
+    id: str
+    name: str
+    data: Payload = NOTHING
+    requested_by: str = ""
+
+
+class VerdictRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="verdict"):
+    """Somebody approves or rejects. `data` is what they entered into the form; the api has checked it."""
+
+    execution_id: str
+    id: str
+    step: str
+    approved: bool
+    item: int | None = None
+    note: str = ""
+    data: Payload = NOTHING
+    requested_by: str = ""
+
+
+class ContinueRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="continue"):
+    """A step that is held at a breakpoint shall go on, with `input` in place of its own when `edited`."""
+
+    execution_id: str
+    id: str
+    step: str
+    item: int | None = None
+    edited: bool = False
+    input: Payload = NOTHING
+    requested_by: str = ""
+
+
+class Admission(msgspec.Struct, frozen=True, omit_defaults=True, tag="admission"):
+    """What a gate says to an execution that waits at it. Without `admitted` it ends, for `reason`."""
+
+    execution_id: str
+    gate: str
+    admitted: bool
+    reason: str = ""
+
+
+InboxMessage = (
+    StartRequest
+    | StepResult
+    | TimerFired
+    | CancelRequest
+    | PauseRequest
+    | ResumeRequest
+    | SignalRequest
+    | VerdictRequest
+    | ContinueRequest
+    | Admission
+)
 
 
 class ExecutionStarted(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.started"):
@@ -121,6 +267,50 @@ class ExecutionStarted(msgspec.Struct, frozen=True, omit_defaults=True, tag="exe
 
     request: StartRequest
     deadline: float
+
+
+class ExecutionHeld(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.held"):
+    """The execution waits at a gate of flow control before its first step.
+
+    `gate` is the gate's id; `rule` and `key` say to people which it is: `concurrency`, `throttle` or `debounce`.
+    """
+
+    gate: str
+    rule: str
+    key: str = ""
+
+
+class ExecutionAdmitted(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.admitted"):
+    """A gate lets the execution pass. `deadline` (Unix seconds) is set with the last one: waiting does not count."""
+
+    gate: str
+    deadline: float | None = None
+
+
+class ExecutionPaused(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.paused"):
+    """Nothing new starts until it is resumed; at `deadline` (Unix seconds) nobody has resumed it, and it times out."""
+
+    deadline: float
+    id: str = ""
+    reason: str = ""
+    requested_by: str = ""
+
+
+class ExecutionResumed(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.resumed"):
+    """It goes on. The time of the pause does not count: `deadline` (Unix seconds) has moved."""
+
+    deadline: float
+    id: str = ""
+    requested_by: str = ""
+
+
+class SignalReceived(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.signalled"):
+    """A signal came. The oldest step that waits for it takes it; else it is kept for the next that will."""
+
+    id: str
+    name: str
+    data: Payload = NOTHING
+    requested_by: str = ""
 
 
 class ExecutionCancelRequested(msgspec.Struct, frozen=True, omit_defaults=True, tag="execution.cancel_requested"):
@@ -168,7 +358,10 @@ class StepScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.s
     """An attempt was handed to the runners. The work message follows from this event and the definition.
 
     `input` is resolved but for secrets: at each JSON pointer of `secrets` belongs a text whose even parts are literal
-    and whose odd parts are names of secrets. Attempts after the first leave both out, since they are the same.
+    and whose odd parts are names of secrets. Attempts after the first leave both out, since they are the same; each
+    iteration of a `repeat` has its own first attempt. `child` is the id of the execution that performs the attempt of a
+    `workflow`, `group` or `plan` step, and `plan` the content hash of a plan's definition. `crowded` says that its
+    workspace had more than its share of the runners' work queued: the attempt goes to the lane behind the others.
     """
 
     step: str
@@ -176,14 +369,48 @@ class StepScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.s
     item: int | None = None
     input: Payload = NOTHING
     secrets: dict[str, tuple[str, ...]] = {}
+    child: str = ""
+    plan: str = ""
+    crowded: bool = False
 
 
 class StepWaiting(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.waiting"):
-    """A `wait` step sleeps until `until` (Unix seconds)."""
+    """A step waits for `reason`, at most until `until` (Unix seconds).
+
+    `input` is what the step was given: an approval's question, or the resolved input of a step held at a breakpoint.
+    """
 
     step: str
     until: float
     item: int | None = None
+    reason: WaitReason = "delay"
+    input: Payload = NOTHING
+    secrets: dict[str, tuple[str, ...]] = {}
+    signal: str = ""
+
+
+class StepReused(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.reused"):
+    """A step, or one item of it, takes over the output that it has in the execution `execution_id`. Nothing is paid."""
+
+    step: str
+    execution_id: str
+    item: int | None = None
+    output: Payload = NOTHING
+
+
+class StepIterated(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.iterated"):
+    """Iteration `iteration` (from 1) of a `repeat` completed with `output`, and another one follows."""
+
+    step: str
+    iteration: int
+    attempt: int = 0
+    item: int | None = None
+    output: Payload = NOTHING
+    started_at: float | None = None
+    finished_at: float | None = None
+    usage: Usage | None = None
+    runner: str = ""
+    cached: bool = False
 
 
 class StepRetryScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.retry_scheduled"):
@@ -211,6 +438,7 @@ class StepCompleted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.c
     finished_at: float | None = None
     usage: Usage | None = None
     runner: str = ""
+    cached: bool = False
 
 
 class StepFailed(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.failed"):
@@ -244,6 +472,11 @@ class StepCancelled(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.c
 
 Event = (
     ExecutionStarted
+    | ExecutionHeld
+    | ExecutionAdmitted
+    | ExecutionPaused
+    | ExecutionResumed
+    | SignalReceived
     | ExecutionCancelRequested
     | ExecutionEnding
     | ExecutionFinished
@@ -251,6 +484,8 @@ Event = (
     | StepQueued
     | StepScheduled
     | StepWaiting
+    | StepReused
+    | StepIterated
     | StepRetryScheduled
     | StepCompleted
     | StepFailed
@@ -278,7 +513,8 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
     `spec` is the static part of the step from the definition (`plan.py` of the orchestrator builds it); `input` is
     resolved but for `secrets` (see `StepScheduled`). The runner ends the attempt `timeout_s` after it began, and in any
     case at `deadline` (Unix seconds), when the execution itself times out. `again` says that the attempt may have been
-    performed already: the runner looks for its result first.
+    performed already: the runner looks for its result first. `cache` is the key under which the result is looked up
+    before and kept afterwards, for `cache_ttl_s`; empty: not cached.
     """
 
     execution_id: str
@@ -297,6 +533,8 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
     item: int | None = None
     traceparent: str | None = None
     again: bool = False
+    cache: str = ""
+    cache_ttl_s: float = 0.0
 
 
 class StepStarted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step_started"):

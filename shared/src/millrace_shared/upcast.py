@@ -12,7 +12,13 @@ from typing import Any
 from millrace_shared.errors import MessageInvalid, UpgradeNeeded
 from millrace_shared.messages import LOG_VERSION
 
-UPCASTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _same(message: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 added events and optional fields; what version 1 says means the same."""
+    return message
+
+
+UPCASTERS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _same}
 
 
 def upcast(
