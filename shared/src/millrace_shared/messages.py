@@ -62,7 +62,11 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The step attempt that an execution is performed for. `root` is the execution at the top, which is at depth 0."""
+    """The step attempt that an execution is performed for.
+
+    `root` is the execution at the top, and `depth` how far below it this one is, from 1. `inline` says that it runs a
+    group or a plan of its parent's workflow, and so is no execution of its own to people who count them.
+    """
 
     execution_id: str
     step: str
@@ -70,6 +74,7 @@ class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
     root: str
     depth: int
     item: int | None = None
+    inline: bool = False
 
 
 class Use(msgspec.Struct, frozen=True):
