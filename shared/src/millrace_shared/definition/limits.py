@@ -7,6 +7,17 @@ NESTING_DEPTH_MAX = 32
 """Nesting of objects and lists in the document."""
 
 STEPS_MAX = 10_000
+"""Steps of a definition, those inside of groups included."""
+
+GROUP_DEPTH_MAX = 8
+"""Groups inside of one another."""
+
+PLAN_STEPS_MAX = 500
+"""Steps of a plan, those inside of groups included."""
+
+USES_MAX = 100
+"""Workflows that one runs by its steps, with those that they run."""
+
 NEEDS_MAX = 1_000
 """`needs` of one step."""
 
@@ -30,8 +41,14 @@ DESCRIPTION_CHARS_MAX = 4_000
 PROMPT_BYTES_MAX = 64 * 1024
 """Prompts and instructions."""
 
+MESSAGE_CHARS_MAX = 16 * 1024
+"""What an approval asks."""
+
+KEY_CHARS_MAX = 2_000
+"""Keys of flow control and of cached results, before their expressions are resolved."""
+
 URL_CHARS_MAX = 8_192
-FOR_EACH_ITEMS_MAX = 1_000
+FOR_EACH_ITEMS_MAX = 10_000
 """Items of one `for_each`; the engine fails a step whose list is longer."""
 
 JSON_SCHEMA_NODES_MAX = 2_000
@@ -61,3 +78,13 @@ RETRY_MAX_DEFAULT_S = 60.0
 
 AGENT_ITERATIONS_DEFAULT = 15
 AGENT_ITERATIONS_MAX = 200
+
+REPEAT_DEFAULT = 10
+"""Iterations where `repeat` is given without `max`."""
+
+REPEAT_MAX = 1_000
+CONCURRENCY_MAX = 10_000
+"""Executions with one key that may run at the same time."""
+
+THROTTLE_MAX = 10_000
+"""Executions with one key that may begin within the time of a throttle; each is remembered for that time."""

@@ -13,7 +13,7 @@ from millrace_shared.definition.findings import Findings, mapping, texts
 from millrace_shared.definition.graph import find_cycle
 from millrace_shared.definition.limits import FOR_EACH_ITEMS_MAX, NEEDS_TOTAL_MAX
 from millrace_shared.definition.locations import Location
-from millrace_shared.definition.model import STEP_KINDS, UNAVAILABLE_STEP_KINDS
+from millrace_shared.definition.model import STEP_KINDS
 from millrace_shared.definition.schemas import SchemaMistake, check_schema, mistakes_of
 from millrace_shared.expressions.paths import type_name
 from millrace_shared.expressions.suggest import did_you_mean
@@ -52,7 +52,7 @@ def _check_kind(step: Mapping[str, Any], at: Location, findings: Findings) -> No
     kinds = [kind for kind in STEP_KINDS if step.get(kind) is not None]
     if len(kinds) > 1:
         findings.add(at, f"a step has one kind, and this one has {' and '.join(kinds)}", "make it several steps")
-    if not kinds and not any(step.get(kind) is not None for kind in UNAVAILABLE_STEP_KINDS):
+    if not kinds:
         findings.add(at, "a step needs a kind", f"add one of {', '.join(STEP_KINDS)}")
     if step.get("prompt") is not None and kinds and "agent" not in kinds:
         findings.add((*at, "prompt"), "only agent steps have a prompt")

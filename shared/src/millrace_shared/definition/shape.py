@@ -11,9 +11,6 @@ from millrace_shared.definition.findings import Findings
 from millrace_shared.definition.limits import PROBLEMS_MAX
 from millrace_shared.definition.locations import Location
 from millrace_shared.definition.model import (
-    UNAVAILABLE_KEYS,
-    UNAVAILABLE_STEP_KEYS,
-    UNAVAILABLE_STEP_KINDS,
     Agent,
     AgentLimits,
     Defaults,
@@ -98,13 +95,6 @@ def _as_reported(detail: ErrorDetails, _: Location) -> Explanation:
 def _unknown_key(_: ErrorDetails, location: Location) -> Explanation:
     key = str(location[-1])
     model = _model_at(location[:-1])
-    if model is Step and key in UNAVAILABLE_STEP_KINDS:
-        return f"{key} steps are not available in this version", None
-    reserved = UNAVAILABLE_STEP_KEYS if model is Step else UNAVAILABLE_KEYS if model is WorkflowDefinition else ()
-    if key in reserved:
-        return f"{key} is not available in this version", None
-    if model is Wait and key == "signal":
-        return "waiting for a signal is not available in this version", None
     known = sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
     guess = did_you_mean(key, known)
     return f"there is no key {_shown(key)} here", guess or (f"keys are {', '.join(known)}" if known else None)

@@ -50,6 +50,9 @@ def _environment() -> Any:
             "steps": kind.Map(kind.STRING, fields),
             "item": kind.DYN,
             "index": kind.INT,
+            "iteration": kind.INT,
+            "previous": kind.DYN,
+            "output": kind.DYN,
             "execution": fields,
             "workflow": fields,
         }
@@ -222,6 +225,9 @@ def _typed_environment(types: tuple[tuple[str, str], ...]) -> Any:
             "steps": kind.Map(kind.STRING, fields),
             "item": kind.DYN,
             "index": kind.INT,
+            "iteration": kind.INT,
+            "previous": kind.DYN,
+            "output": kind.DYN,
             **variables,
         }
     )

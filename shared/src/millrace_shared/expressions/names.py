@@ -7,6 +7,8 @@
 | `steps.<id>.status` | `completed`, `skipped`, `failed`, `timeout`, `cancelled`, ... |
 | `steps.<id>.error` | `{code, category, message}` of a failed step, else null |
 | `item`, `index` | under `for_each`: the item, and its position from 0 |
+| `iteration`, `previous` | under `repeat`: its number from 1, and the output of the one before, null in the first |
+| `output` | in `repeat.until`: the output of the iteration that is judged |
 | `execution.<id, name, started_at>` | the execution; `started_at` is RFC 3339 text |
 | `workflow.<name, version>` | the workflow |
 | `secrets.<name>` | a secret; only in http calls and tool settings, and never inside a larger expression |
@@ -15,7 +17,18 @@
 from millrace_shared.expressions.errors import ExpressionInvalid
 from millrace_shared.expressions.suggest import did_you_mean
 
-ROOTS = ("inputs", "steps", "item", "index", "execution", "workflow", "secrets")
+ROOTS = (
+    "inputs",
+    "steps",
+    "item",
+    "index",
+    "iteration",
+    "previous",
+    "output",
+    "execution",
+    "workflow",
+    "secrets",
+)
 STEP_FIELDS = ("output", "status", "error")
 EXECUTION_FIELDS = ("id", "name", "started_at")
 WORKFLOW_FIELDS = ("name", "version")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from millrace_shared.expressions.errors import ExpressionInvalid
 from millrace_shared.expressions.lexer import Token, tokens
-from millrace_shared.expressions.names import Key, check_reference
+from millrace_shared.expressions.names import ROOTS, Key, check_reference
 from millrace_shared.expressions.program import Program, Reference
 
 MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "map", "filter"})
@@ -85,7 +85,7 @@ def _locals(source: str, found: list[Token]) -> frozenset[str]:
             declared = found[position + 2 : position + 4]
             if len(declared) == 2 and declared[0].kind == "name" and declared[1].text == ",":  # noqa: PLR2004
                 names.add(declared[0].text)
-    from_outside = names & {"inputs", "steps", "item", "index", "execution", "workflow", "secrets"}
+    from_outside = names & set(ROOTS)
     if from_outside:
         name = min(from_outside)
         raise ExpressionInvalid(
