@@ -18,16 +18,25 @@ from millrace_shared.execution.view import ExecutionView
 from millrace_shared.messages import (
     ErrorInfo,
     Event,
+    ExecutionAdmitted,
     ExecutionEnding,
     ExecutionFinished,
+    ExecutionHeld,
+    ExecutionPaused,
+    ExecutionResumed,
     ExecutionStarted,
+    Origin,
+    Parent,
+    SignalReceived,
     StartRequest,
     StepCancelled,
     StepCompleted,
     StepExpanded,
     StepFailed,
+    StepIterated,
     StepQueued,
     StepRetryScheduled,
+    StepReused,
     StepScheduled,
     StepSkipped,
     StepWaiting,
@@ -80,7 +89,10 @@ def apply_in_batches(log: list[Transition], sizes: list[int]) -> Rows:
             merged.merge(projection.changes(transition, sequence))
         for name, changes in merged.tables.items():
             for key, change in changes.items():
-                change.apply(rows[name].setdefault(key, TABLES[name].new_row(key)))
+                table = TABLES[name]
+                row = rows[name].setdefault(key, table.new_row(key))
+                change.apply(row)
+                row.update(table.derive(row) if table.derive is not None else {})
     return rows
 
 
@@ -233,7 +245,7 @@ def test_steps_that_never_run() -> None:
     view = view_of([started(), StepSkipped("a", "condition"), StepQueued("b"), StepCancelled("c", reason="end")])
     assert [(row["step"], row["status"], row["reason"]) for row in view.steps] == [
         ("a", "skipped", "condition"),
-        ("b", "pending", None),
+        ("b", "queued", None),
         ("c", "cancelled", "end"),
     ]
     assert view.execution is not None
@@ -245,6 +257,126 @@ def test_a_wait_says_until_when() -> None:
     assert (step(view, "a")["status"], step(view, "a")["wait_until"]) == ("waiting", at(160))
     view = view_of([started(), StepWaiting("a", 160.0)], [StepCompleted("a")])
     assert (step(view, "a")["wait_until"], step(view, "a")["started_at"]) == (None, at(101))
+
+
+def test_an_item_that_waits_for_a_place_leaves_its_step_running() -> None:
+    view = view_of([started(), StepExpanded("a", 2), StepQueued("a", 0)])
+    assert (step(view, "a")["status"], step(view, "a", 0)["status"]) == ("running", "queued")
+
+
+def execution(view: ExecutionView) -> dict[str, Any]:
+    assert view.execution is not None
+    return view.execution
+
+
+def test_a_gate_holds_an_execution_and_the_wait_does_not_count() -> None:
+    held = ExecutionHeld("g1", "concurrency", "acme")
+    row = execution(view_of([started(), held]))
+    assert (row["status"], row["started_at"]) == ("pending", None)
+    assert row["held"] == {"gate": "g1", "rule": "concurrency", "key": "acme", "since": "1970-01-01T00:01:41Z"}
+    row = execution(view_of([started(), held], [ExecutionAdmitted("g1"), ExecutionHeld("g2", "throttle")]))
+    assert (row["status"], row["held"]["gate"]) == ("pending", "g2")
+    row = execution(view_of([started(), held], [ExecutionAdmitted("g1", 500.0)]))
+    assert (row["status"], row["held"], row["started_at"], row["deadline_at"]) == ("running", None, at(102), at(500))
+
+
+def test_a_paused_execution_says_since_when_by_whom_and_why() -> None:
+    paused = ExecutionPaused(900.0, "p", "look", "ann")
+    row = execution(view_of([started()], [paused]))
+    assert (row["status"], row["deadline_at"]) == ("paused", at(900))
+    assert row["paused"] == {"reason": "look", "by": "ann", "since": "1970-01-01T00:01:42Z"}
+    row = execution(view_of([started()], [paused], [ExecutionResumed(450.0)]))
+    assert (row["status"], row["paused"], row["deadline_at"]) == ("running", None, at(450))
+
+
+def test_a_pause_and_a_gate_may_end_in_either_order() -> None:
+    held, paused = ExecutionHeld("g", "throttle"), ExecutionPaused(900.0)
+    admitted, resumed = ExecutionAdmitted("g", 500.0), ExecutionResumed(450.0)
+    assert execution(view_of([started(), held], [paused]))["status"] == "paused"
+    assert execution(view_of([started(), held], [paused], [resumed]))["status"] == "pending"
+    assert execution(view_of([started(), held], [paused], [resumed], [admitted]))["status"] == "running"
+    assert execution(view_of([started(), held], [paused], [admitted]))["status"] == "paused"
+    assert execution(view_of([started(), held], [paused], [admitted], [resumed]))["status"] == "running"
+
+
+def test_an_execution_that_ends_while_it_is_held_or_paused_is_neither() -> None:
+    log: list[list[Event]] = [[started(), ExecutionHeld("g", "throttle")], [ExecutionPaused(900.0)]]
+    row = execution(view_of(*log, [ExecutionEnding("cancelled", 110.0, BROKEN)]))
+    assert (row["status"], row["held"], row["paused"]) == ("running", None, None)
+    assert (row["ending"]["outcome"], row["ending"]["error"]["code"]) == ("cancelled", "broken")
+    assert execution(view_of(*log, [ExecutionFinished("timeout")]))["status"] == "timeout"
+
+
+def test_a_child_knows_its_parent() -> None:
+    parent = Parent("p", "team", 2, "r", 3, 7, inline=True)
+    row = execution(view_of([started(parent=parent, part="outer/team", breakpoints=("*",))]))
+    assert (row["parent_id"], row["parent_step"], row["parent_item"]) == ("p", "team", 7)
+    assert (row["root_id"], row["depth"], row["inline"], row["part"]) == ("r", 3, True, "outer/team")
+    assert row["breakpoints"] == ["*"]
+    row = execution(view_of([started(origin=Origin("fork", "e", "load"))]))
+    assert (row["parent_id"], row["root_id"], row["depth"], row["inline"]) == (None, None, 0, False)
+    assert row["origin"] == {"kind": "fork", "execution_id": "e", "step": "load"}
+
+
+def test_waits_say_what_for() -> None:
+    signal = StepWaiting("a", 160.0, reason="signal", signal="payment")
+    question = StepWaiting("b", 160.0, reason="approval", input=Payload({"message": "?"}))
+    view = view_of([started(), signal, question], [SignalReceived("s", "other")])
+    assert (step(view, "a")["wait_reason"], step(view, "a")["signal"]) == ("signal", "payment")
+    assert (step(view, "b")["wait_reason"], step(view, "b")["input"]) == ("approval", {"data": {"message": "?"}})
+    assert execution(view)["status"] == "running"
+
+
+def test_a_step_that_is_held_at_a_breakpoint_has_not_begun() -> None:
+    held = StepWaiting("a", 160.0, reason="breakpoint", input=Payload({"n": 1}))
+    view = view_of([started(), held])
+    assert (step(view, "a")["status"], step(view, "a")["started_at"]) == ("waiting", None)
+    assert step(view, "a")["input"] == {"data": {"n": 1}}
+    view = view_of([started(), held], [StepScheduled("a", 1, input=Payload({"n": 2}))])
+    assert (step(view, "a")["status"], step(view, "a")["input"]) == ("pending", {"data": {"n": 2}})
+
+
+def test_iterations_are_attempts_with_inputs_and_costs_of_their_own() -> None:
+    usage = Usage(1, 10, 5, Decimal("0.5"))
+    view = view_of(
+        [started(), StepScheduled("a", 1, input=Payload(1))],
+        [StepIterated("a", 1, 1, None, Payload("one"), 101.1, 101.9, usage, "r1")],
+        [StepScheduled("a", 2, input=Payload(2))],
+    )
+    row = step(view, "a")
+    assert (row["status"], row["iteration"], row["retry_count"], row["attempt"]) == ("pending", 2, 0, 2)
+    assert step(view_of([started(), StepIterated("a", 1, 1)]), "a")["attempt"] == 2
+    assert (row["input"], row["output"], row["tokens_used"]) == ({"data": 2}, {"data": "one"}, 15)
+    view.apply(Transition(1, ID, 4, 104.0, (StepCompleted("a", 2, output=Payload("two"), usage=usage),)))
+    row = step(view, "a")
+    assert (row["status"], row["iteration"], row["output"]) == ("completed", 2, {"data": "two"})
+    assert [(one["attempt"], one["status"], one["tokens_used"]) for one in view.attempts] == [
+        (1, "completed", 15),
+        (2, "completed", 15),
+    ]
+    assert (execution(view)["llm_calls"], execution(view)["retries"], execution(view)["steps_completed"]) == (2, 0, 1)
+
+
+def test_a_reused_step_is_completed_and_costs_nothing() -> None:
+    view = view_of([started(), StepReused("a", "e1", output=Payload("x")), StepReused("b", "e1", 0, Payload("y"))])
+    row = step(view, "a")
+    assert (row["status"], row["reused_from"], row["output"]) == ("completed", "e1", {"data": "x"})
+    assert (row["started_at"], row["completed_at"], row["attempt"]) == (at(101), at(101), 0)
+    assert execution(view)["steps_completed"] == 1
+    assert step(view, "b", 0)["reused_from"] == "e1"
+    assert view.attempts == []
+
+
+def test_a_hit_of_the_cache_is_marked() -> None:
+    done = StepCompleted("a", 1, output=Payload("x"), cached=True)
+    assert step(view_of([started(), StepScheduled("a", 1)], [done]), "a")["cached"] is True
+
+
+def test_a_step_names_the_execution_that_performs_it() -> None:
+    view = view_of([started(), StepScheduled("a", 1, child="c1")], [StepRetryScheduled("a", 1, 105.0, BROKEN)])
+    assert (step(view, "a")["child_id"], step(view, "a")["wait_reason"]) == ("c1", "retry")
+    view.apply(Transition(1, ID, 3, 103.0, (StepScheduled("a", 2, child="c2"),)))
+    assert (step(view, "a")["child_id"], step(view, "a")["retry_count"]) == ("c2", 1)
 
 
 def test_references_stand_beside_the_data() -> None:

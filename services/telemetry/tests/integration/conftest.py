@@ -84,7 +84,7 @@ def expected_rows(log: Sequence[Transition]) -> dict[str, list[dict[str, Any]]]:
         view.apply(stored)
         execution = view.execution
         assert execution is not None
-        if new:
+        if new and not execution["inline"]:
             numbers[execution["workflow_id"]] = numbers.get(execution["workflow_id"], 0) + 1
             execution["execution_number"] = numbers[execution["workflow_id"]]
         change = projection.changes(stored, 0)[-1]

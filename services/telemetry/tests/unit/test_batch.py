@@ -6,11 +6,12 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from millrace_shared.codec import encode
 from millrace_shared.errors import MessageInvalid
 from millrace_shared.execution.tables import TABLES
-from millrace_shared.messages import LlmCall, StepStarted, StepWaiting, TokenDelta, Transition
+from millrace_shared.messages import ExecutionStarted, LlmCall, Parent, StepStarted, StepWaiting, TokenDelta, Transition
 from millrace_shared.subjects import fact as fact_subject
 from millrace_shared.subjects import log as log_subject
 from millrace_shared.testing.logs import interleaved, random_log, simple_log
@@ -57,6 +58,19 @@ def test_starts_are_in_the_order_of_the_log() -> None:
     rows = batch.changes.tables["executions"]
     assert batch.starts() == {("default", "wf"): [rows[one,] for one in ids]}
     assert batch_of(simple_log(ID)[1:]).starts() == {}
+
+
+def test_groups_and_plans_are_not_counted_and_children_of_another_workflow_are() -> None:
+    first = simple_log(ID)[0]
+    started = first.events[0]
+    assert isinstance(started, ExecutionStarted)
+
+    def starts(*, inline: bool) -> int:
+        request = replace(started.request, parent=Parent(OTHER, "a", 1, OTHER, 1, inline=inline))
+        log = [replace(first, events=(replace(started, request=request),))]
+        return sum(len(rows) for rows in batch_of(log).starts().values())
+
+    assert (starts(inline=True), starts(inline=False)) == (0, 1)
 
 
 @given(st.integers(0, 2**32))

@@ -93,3 +93,5 @@ def apply(rows: dict[Key, dict[str, Any]], table: Table, change: Change) -> None
     if row is None:
         row = rows[change.key] = table.new_row(change.key)
     RowChange(change).apply(row)
+    if table.derive is not None:
+        row.update(table.derive(row))

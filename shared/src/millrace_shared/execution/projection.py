@@ -2,19 +2,32 @@
 
 | event | `steps` row | `executions` row |
 |---|---|---|
-| `execution.started` | | everything of the request; running |
-| `execution.cancel_requested` | | |
-| `execution.ending` | | deadline_at: what still runs is cut off then |
-| `execution.finished` | | status, output, error, completed_at |
-| `step.queued` | pending | |
+| `execution.started` | | everything of the request |
+| `execution.held` | | held; it has not started after all |
+| `execution.admitted` | | of the last gate: no longer held; started_at, deadline_at |
+| `execution.paused` | | paused; deadline_at |
+| `execution.resumed` | | no longer paused; deadline_at |
+| `execution.signalled`, `execution.cancel_requested` | | |
+| `execution.ending` | | ending; neither held nor paused; deadline_at: what still runs is cut off then |
+| `execution.finished` | | final_status, output, error, completed_at |
+| `step.queued` | queued | |
 | `step.expanded` | running; item_count | |
-| `step.scheduled` | pending; attempt, input | |
-| `step.waiting` | waiting; wait_until | |
-| `step.retry_scheduled` | waiting; wait_until, error, usage | retries, usage |
-| `step.completed` | completed; output, usage | steps_completed (not for an item), usage |
+| `step.scheduled` | pending; attempt, input, child_id | |
+| `step.waiting` | waiting; wait_until, wait_reason, signal, input | |
+| `step.retry_scheduled` | waiting; wait_until, error, retry_count, usage | retries, usage |
+| `step.iterated` | pending; iteration, output, usage | usage |
+| `step.reused` | completed; output, reused_from | steps_completed (not for an item) |
+| `step.completed` | completed; output, cached, usage | steps_completed (not for an item), usage |
 | `step.failed` | failed, or timeout by the error's category; usage | steps_failed (not for an item), usage |
 | `step.skipped` | skipped; reason | steps_skipped |
 | `step.cancelled` | cancelled; reason | steps_cancelled (not for an item) |
+
+An execution's `status` follows from `final_status`, `paused` and `held` (`tables.status_of`).
+
+An attempt that ended, of an iteration too, also makes a row of `attempts`. What a child execution used is part of what
+the step that it performs used: sums over executions must take those at the top only, or those of one workflow.
+
+`queued` is `pending` to clients: it waits for a free place, and no runner can have begun it.
 
 That a runner has begun an attempt is a fact, not an event, so a step that is being performed is `pending`
 here; the SQL view `telemetry.steps_now` shows it as running once the fact has arrived.
@@ -36,18 +49,27 @@ from millrace_shared.errors import MessageInvalid
 from millrace_shared.execution.changes import NO_VALUES, Change
 from millrace_shared.execution.tables import NO_ITEM
 from millrace_shared.messages import (
+    NOTHING,
     ErrorInfo,
     Event,
+    ExecutionAdmitted,
     ExecutionCancelRequested,
     ExecutionEnding,
     ExecutionFinished,
+    ExecutionHeld,
+    ExecutionPaused,
+    ExecutionResumed,
     ExecutionStarted,
+    SignalReceived,
+    StartRequest,
     StepCancelled,
     StepCompleted,
     StepExpanded,
     StepFailed,
+    StepIterated,
     StepQueued,
     StepRetryScheduled,
+    StepReused,
     StepScheduled,
     StepSkipped,
     StepWaiting,
@@ -100,6 +122,41 @@ def document(payload: Payload) -> dict[str, Any]:
     return {"data": payload.data, "refs": msgspec.to_builtins(payload.refs)}
 
 
+def request_columns(request: StartRequest) -> dict[str, Any]:
+    """Return the columns of `executions` that an execution has from its request alone."""
+    columns: dict[str, Any] = {
+        "workspace": request.workspace,
+        "workflow_id": request.workflow_id,
+        "workflow_name": request.workflow_name,
+        "workflow_version": request.workflow_version,
+        "definition": request.definition,
+        "execution_name": request.execution_name,
+        "priority": request.priority,
+        "labels": request.labels,
+        "requested_by": request.requested_by,
+        "trace_id": tracing.trace_id(request.execution_id, request.traceparent),
+        "input": document(request.input),
+        "created_at": _time(request.requested_at),
+    }
+    parent = request.parent  # most executions have none of what follows, and so write none of these columns
+    if parent is not None:
+        columns.update(
+            parent_id=parent.execution_id,
+            parent_step=parent.step,
+            parent_item=parent.item,
+            root_id=parent.root,
+            depth=parent.depth,
+            inline=parent.inline,
+        )
+    if request.part:
+        columns["part"] = request.part
+    if request.origin is not None:
+        columns["origin"] = msgspec.to_builtins(request.origin)
+    if request.breakpoints:
+        columns["breakpoints"] = list(request.breakpoints)
+    return columns
+
+
 class _Projection:
     """The changes of one transition, as they are collected."""
 
@@ -125,40 +182,41 @@ class _Projection:
         return self._changes
 
     def execution_started(self, event: ExecutionStarted) -> None:
-        request = event.request
-        self._set.update(
-            workspace=request.workspace,
-            workflow_id=request.workflow_id,
-            workflow_name=request.workflow_name,
-            workflow_version=request.workflow_version,
-            definition=request.definition,
-            execution_name=request.execution_name,
-            status="running",
-            priority=request.priority,
-            labels=request.labels,
-            requested_by=request.requested_by,
-            trace_id=tracing.trace_id(self._id, request.traceparent),
-            input=document(request.input),
-            created_at=_time(request.requested_at),
-            started_at=self._at,
-            deadline_at=_time(event.deadline),
-        )
+        self._set.update(request_columns(event.request), started_at=self._at, deadline_at=_time(event.deadline))
+
+    def execution_held(self, event: ExecutionHeld) -> None:
+        held = {"gate": event.gate, "rule": event.rule, "key": event.key, "since": self._moment()}
+        self._set.update(started_at=None, held=held)
+
+    def execution_admitted(self, event: ExecutionAdmitted) -> None:
+        if event.deadline is not None:  # that was the last gate: what it waited at them all does not count
+            self._set.update(held=None, started_at=self._at, deadline_at=_time(event.deadline))
+
+    def execution_paused(self, event: ExecutionPaused) -> None:
+        paused = {"reason": event.reason, "by": event.requested_by, "since": self._moment()}
+        self._set.update(paused=paused, deadline_at=_time(event.deadline))
+
+    def execution_resumed(self, event: ExecutionResumed) -> None:
+        self._set.update(paused=None, deadline_at=_time(event.deadline))
 
     def no_change(self, event: Event) -> None:
         """The event moves nothing that is shown in a column; `transitions` holds it."""
 
     def execution_ending(self, event: ExecutionEnding) -> None:
-        self._set["deadline_at"] = _time(event.deadline)
+        ending: dict[str, Any] = {"outcome": event.outcome, "since": self._moment()}
+        if event.error is not None:
+            ending["error"] = _error(event.error)
+        self._set.update(ending=ending, held=None, paused=None, deadline_at=_time(event.deadline))
 
     def execution_finished(self, event: ExecutionFinished) -> None:
-        self._set["status"] = event.status
+        self._set["final_status"] = event.status
         self._set["output"] = document(event.output)
         self._set["completed_at"] = self._at
         self._set["error"] = _error(event.error)
         self._set["error_category"] = event.error and event.error.category
 
     def step_queued(self, event: StepQueued) -> None:
-        self._step(event.step, None, {"status": "pending"})
+        self._step(event.step, event.item, {"status": "queued"})
 
     def step_expanded(self, event: StepExpanded) -> None:
         columns = {"status": "running", "item_count": event.count}
@@ -168,31 +226,65 @@ class _Projection:
         columns: dict[str, Any] = {
             "status": "pending",
             "attempt": event.attempt,
-            "retry_count": max(0, event.attempt - 1),
             "wait_until": None,
         }
-        if event.attempt <= 1:  # later attempts have the same input, and leave it out
+        if (
+            event.attempt <= 1 or event.input != NOTHING
+        ):  # an attempt after a failed one has the same, and leaves it out
             columns["input"] = document(event.input)
+        if event.child:
+            columns["child_id"] = event.child
         self._step(event.step, event.item, columns, scheduled_at=self._at)
 
     def step_waiting(self, event: StepWaiting) -> None:
-        columns = {"status": "waiting", "wait_until": _time(event.until)}
-        self._step(event.step, event.item, columns, started_at=self._at)
+        columns: dict[str, Any] = {
+            "status": "waiting",
+            "wait_until": _time(event.until),
+            "wait_reason": event.reason,
+        }
+        if event.signal:
+            columns["signal"] = event.signal
+        if event.input != NOTHING:
+            columns["input"] = document(event.input)
+        started = None if event.reason == "breakpoint" else self._at
+        self._step(event.step, event.item, columns, started_at=started)
 
     def step_retry_scheduled(self, event: StepRetryScheduled) -> None:
         columns = {
             "status": "waiting",
             "attempt": event.attempt,
-            "retry_count": event.attempt,
             "wait_until": _time(event.at),
+            "wait_reason": "retry",
             "error": _error(event.error),
             "error_category": event.error.category,
         }
         self._count("retries")
         self._ended(event, columns, event.error)
 
-    def step_completed(self, event: StepCompleted) -> None:
+    def step_iterated(self, event: StepIterated) -> None:
         columns = {
+            "status": "pending",
+            "iteration": event.iteration + 1,
+            "output": document(event.output),
+            "error": None,
+            "error_category": None,
+        }
+        self._ended(event, columns, None)
+        columns["attempt"] = event.attempt + 1  # no runner has begun that one
+
+    def step_reused(self, event: StepReused) -> None:
+        columns = {
+            "status": "completed",
+            "output": document(event.output),
+            "reused_from": event.execution_id,
+            "completed_at": self._at,
+        }
+        if event.item is None:
+            self._count("steps_completed")
+        self._step(event.step, event.item, columns, started_at=self._at)
+
+    def step_completed(self, event: StepCompleted) -> None:
+        columns: dict[str, Any] = {
             "status": "completed",
             "wait_until": None,
             "output": document(event.output),
@@ -200,6 +292,8 @@ class _Projection:
             "error_category": None,
             "completed_at": self._at,
         }
+        if event.cached:
+            columns["cached"] = True
         if event.item is None:
             self._count("steps_completed")
         self._ended(event, columns, None)
@@ -234,7 +328,7 @@ class _Projection:
 
     def _ended(
         self,
-        event: StepRetryScheduled | StepCompleted | StepFailed,
+        event: StepRetryScheduled | StepIterated | StepCompleted | StepFailed,
         columns: dict[str, Any],
         error: ErrorInfo | None,
     ) -> None:
@@ -248,7 +342,8 @@ class _Projection:
         elif started is None:
             started = self._at
         used = _usage(event.usage)
-        self._step(event.step, event.item, columns, used, started_at=started)
+        add = {**used, "retry_count": 1} if isinstance(event, StepRetryScheduled) else used
+        self._step(event.step, event.item, columns, add, started_at=started)
         if used:
             for column, number in used.items():
                 self._add[column] = self._add.get(column, 0) + number
@@ -257,7 +352,7 @@ class _Projection:
 
     def _attempt(
         self,
-        event: StepRetryScheduled | StepCompleted | StepFailed,
+        event: StepRetryScheduled | StepIterated | StepCompleted | StepFailed,
         error: ErrorInfo | None,
         started: datetime | None,
         finished: datetime,
@@ -275,6 +370,10 @@ class _Projection:
         }
         item = NO_ITEM if event.item is None else event.item
         self._changes.append(Change("attempts", (self._id, event.step, item, event.attempt), columns))
+
+    def _moment(self) -> str:
+        """The time of the transition as JSON columns hold it: RFC 3339, UTC."""
+        return self._at.isoformat().replace("+00:00", "Z")
 
     def _count(self, column: str) -> None:
         self._add[column] = self._add.get(column, 0) + 1
@@ -324,6 +423,11 @@ def _time(unix_s: float) -> datetime:
 
 _HANDLERS: dict[type[Any], Callable[[_Projection, Any], None]] = {
     ExecutionStarted: _Projection.execution_started,
+    ExecutionHeld: _Projection.execution_held,
+    ExecutionAdmitted: _Projection.execution_admitted,
+    ExecutionPaused: _Projection.execution_paused,
+    ExecutionResumed: _Projection.execution_resumed,
+    SignalReceived: _Projection.no_change,
     ExecutionCancelRequested: _Projection.no_change,
     ExecutionEnding: _Projection.execution_ending,
     ExecutionFinished: _Projection.execution_finished,
@@ -331,6 +435,8 @@ _HANDLERS: dict[type[Any], Callable[[_Projection, Any], None]] = {
     StepQueued: _Projection.step_queued,
     StepScheduled: _Projection.step_scheduled,
     StepWaiting: _Projection.step_waiting,
+    StepReused: _Projection.step_reused,
+    StepIterated: _Projection.step_iterated,
     StepRetryScheduled: _Projection.step_retry_scheduled,
     StepCompleted: _Projection.step_completed,
     StepFailed: _Projection.step_failed,

@@ -11,18 +11,22 @@
 
 A column of JSON that holds a step's or an execution's value is `{"data": …}`, with `"refs"` beside it when
 parts are claim-checked (`values.Payload`). SQL NULL means that there is no value yet.
+
+Columns that say what something waits for (`held`, `paused`, `ending`, `wait_reason`, `signal`) are not cleared by what
+ends the waiting if that is frequent: read them only while the status says that it waits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-Rule = Literal["set", "first", "add"]
-"""How a change meets the row: replace the value, keep what is there unless it is null, or add to it."""
+Rule = Literal["set", "first", "add", "derived"]
+"""How a change meets the row: replace the value, keep what is there unless it is null, or add to it. A derived value
+follows from the other columns of the row, and no change names it."""
 
 NO_ITEM = -1
 """`item` of a row that is about the step and not one item of it: a key column cannot be null."""
@@ -41,11 +45,16 @@ class Column:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """One projected table. `key` names the primary key's columns, which are the first of `columns`."""
+    """One projected table.
+
+    `key` names the primary key's columns, which are the first of `columns`. `derive` gives the derived columns of a
+    row; in Postgres they are generated columns.
+    """
 
     name: str
     key: tuple[str, ...]
     columns: Mapping[str, Column]
+    derive: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
     def new_row(self, key: tuple[Any, ...]) -> dict[str, Any]:
         """Return the row of `key` before any change."""
@@ -56,6 +65,15 @@ class Table:
     def columns_of(self, rule: Rule) -> tuple[str, ...]:
         """Return the names of the columns with this rule, in order, without the key."""
         return tuple(name for name, column in self.columns.items() if column.rule == rule and name not in self.key)
+
+
+def status_of(row: Mapping[str, Any]) -> str:
+    """Return the status of an execution: it may be paused while a gate holds it, and be let in while it is paused."""
+    if row["final_status"] is not None:
+        return str(row["final_status"])
+    if row["paused"] is not None:
+        return "paused"
+    return "running" if row["held"] is None else "pending"
 
 
 _TEXT = Column("text")
@@ -76,7 +94,6 @@ EXECUTIONS = Table(
         "definition": Column("text", ""),  # content hash: the definition is on `def.<hash>`
         "execution_number": Column("bigint"),  # counts the workflow's executions; given by the SQL projection
         "execution_name": _TEXT,
-        "status": Column("text", "running"),
         "priority": Column("text", "normal"),
         "labels": Column("jsonb", {}),
         "requested_by": Column("text", ""),
@@ -100,7 +117,22 @@ EXECUTIONS = Table(
         "completed_at": _TIME,
         "updated_at": Column("timestamptz", EPOCH),
         "last_version": Column("integer", 0),
+        "parent_id": _TEXT,  # the execution whose step this one performs; null at the top
+        "parent_step": _TEXT,
+        "parent_item": Column("integer"),
+        "root_id": _TEXT,  # the execution at the top; null for that one itself
+        "depth": Column("integer", 0),
+        "inline": Column("boolean", False),  # a group or plan of its parent's workflow, and no execution of its own
+        "part": Column("text", ""),  # the groups on the way to what it runs
+        "origin": _JSON,  # messages.Origin: what it was started by
+        "breakpoints": _JSON,  # a list of step ids
+        "held": _JSON,  # {"gate", "rule", "key", "since"}: the gate that it waits at
+        "paused": _JSON,  # {"reason", "by", "since"}
+        "ending": _JSON,  # {"outcome", "since", "error"?}: how it will end, once what still runs is through
+        "final_status": _TEXT,
+        "status": Column("text", "running", "derived"),
     },
+    lambda row: {"status": status_of(row)},
 )
 
 STEPS = Table(
@@ -112,7 +144,7 @@ STEPS = Table(
         "item": Column("integer"),
         "status": Column("text", "pending"),
         "attempt": Column("integer", 0),
-        "retry_count": Column("integer", 0),
+        "retry_count": Column("integer", 0, "add"),
         "item_count": Column("integer"),  # of a `for_each` that was expanded
         "reason": _TEXT,  # why it was skipped or cancelled
         "wait_until": _TIME,  # end of a wait, or when the next attempt starts
@@ -130,6 +162,12 @@ STEPS = Table(
         "started_at": Column("timestamptz", None, "first"),
         "completed_at": _TIME,
         "updated_at": Column("timestamptz", EPOCH),
+        "wait_reason": _TEXT,  # what it waits for, or last did: messages.WaitReason, or `retry`
+        "signal": _TEXT,  # the name of the signal that it waits for, or last did
+        "iteration": Column("integer", 1),  # of a `repeat`: the one that is under way, or was the last
+        "child_id": _TEXT,  # the execution that performs its current, or last, attempt
+        "cached": Column("boolean", False),  # its output came from the result cache
+        "reused_from": _TEXT,  # the execution that its output was taken over from
     },
 )
 

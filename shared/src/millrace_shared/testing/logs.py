@@ -1,12 +1,13 @@
 """Plausible logs: executions as an orchestrator would write them, from a seed.
 
-They hold what is awkward as well: retries, items, timeouts, claim-checked values, unknown prices, nulls, odd text.
+They hold what is awkward as well: retries, items, timeouts, claim-checked values, unknown prices, nulls, odd text,
+gates and pauses that overlap, children, iterations, results that were reused.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -18,18 +19,27 @@ from millrace_shared.messages import (
     LOG_VERSION,
     ErrorInfo,
     Event,
+    ExecutionAdmitted,
     ExecutionCancelRequested,
     ExecutionEnding,
     ExecutionFinished,
+    ExecutionHeld,
+    ExecutionPaused,
+    ExecutionResumed,
     ExecutionStarted,
     FinalStatus,
+    Origin,
+    Parent,
+    SignalReceived,
     StartRequest,
     StepCancelled,
     StepCompleted,
     StepExpanded,
     StepFailed,
+    StepIterated,
     StepQueued,
     StepRetryScheduled,
+    StepReused,
     StepScheduled,
     StepSkipped,
     StepWaiting,
@@ -113,6 +123,8 @@ class _Writer:
 
     def write(self, *, finished: bool) -> list[Transition]:
         pending: list[Event] = [self._started()]
+        if _one_in(self._random, 4):
+            pending = self._gates(pending)
         for number in range(self._random.randrange(6)):
             pending = self._step(f"step-{number}", pending)
         outcome: FinalStatus = self._random.choice(("completed", "failed", "cancelled", "timeout"))
@@ -142,26 +154,89 @@ class _Writer:
             priority=random.choice(("high", "normal", "low")),
             requested_by=random.choice(("", "key-1")),
             traceparent=random.choice((None, f"00-{'a' * 32}-{'b' * 16}-01")),
+            **self._lineage(),
         )
         return ExecutionStarted(request, self._at + 900.0)
 
+    def _lineage(self) -> dict[str, Any]:
+        random = self._random
+        if _one_in(random, 4):
+            inline = _one_in(random, 2)
+            parent = Parent(self._other_id(), "team", 1, self._other_id(), 2, random.choice((None, 3)), inline)
+            return {"parent": parent, "part": "outer/team" if inline else ""}
+        if _one_in(random, 4):
+            return {
+                "origin": Origin("retry", self._other_id()),
+                "breakpoints": random.choice(((), ("*",), ("step-1",))),
+            }
+        return {}
+
+    def _gates(self, pending: list[Event]) -> list[Event]:
+        """Append the wait at two gates, with a pause that begins at one and ends at the other, or later."""
+        self._append([*pending, ExecutionHeld("gate-1", "throttle")])
+        self._append([self._pause()])
+        resumed = ExecutionResumed(self._at + 950.0, "r1", "somebody")
+        early = _one_in(self._random, 2)
+        self._append([ExecutionAdmitted("gate-1"), ExecutionHeld("gate-2", "concurrency", "acme"), *[resumed] * early])
+        self._append([ExecutionAdmitted("gate-2", self._at + 900.0), *[resumed] * (not early)])
+        return []
+
+    def _pause(self) -> ExecutionPaused:
+        return ExecutionPaused(self._at + 3600.0, "p1", "to look at it", "somebody")
+
     def _step(self, step: str, pending: list[Event]) -> list[Event]:
         """Append the life of one step; return the events that its last transition shares with what follows."""
-        match self._random.randrange(7):
-            case 0:
-                return [*pending, StepSkipped(step, "its condition is false")]
-            case 1:
-                return [*pending, StepCompleted(step, output=self._payload())]
-            case 2:
-                self._append([*pending, StepWaiting(step, self._at + 60.0)])
-                return [StepCompleted(step, output=Payload())]
-            case 3:
-                return self._items(step, pending)
-            case 4:
-                self._append([*pending, StepQueued(step)])
-                return self._attempts(step, None, [])
-            case _:
-                return self._attempts(step, None, pending)
+        lives: tuple[Callable[[], list[Event]], ...] = (
+            lambda: [*pending, StepSkipped(step, "its condition is false")],
+            lambda: [*pending, StepCompleted(step, output=self._payload())],
+            lambda: [*pending, StepReused(step, self._other_id(), output=self._payload())],
+            lambda: self._delay(step, pending),
+            lambda: self._queued(step, pending),
+            lambda: self._items(step, pending),
+            lambda: self._approval(step, pending),
+            lambda: self._iterations(step, pending),
+            lambda: self._child(step, pending),
+            *[lambda: self._attempts(step, None, pending)] * 3,
+        )
+        return self._random.choice(lives)()
+
+    def _delay(self, step: str, pending: list[Event]) -> list[Event]:
+        self._append([*pending, StepWaiting(step, self._at + 60.0)])
+        return [StepCompleted(step, output=Payload())]
+
+    def _queued(self, step: str, pending: list[Event]) -> list[Event]:
+        self._append([*pending, StepQueued(step)])
+        return self._attempts(step, None, [])
+
+    def _approval(self, step: str, pending: list[Event]) -> list[Event]:
+        """Append a breakpoint, a wait for a person or a signal, and a pause meanwhile."""
+        question = StepWaiting(step, self._at + 60.0, reason="approval", input=Payload({"message": "Publish?"}))
+        signal = StepWaiting(step, self._at + 60.0, reason="signal", signal="payment")
+        self._append([*pending, StepWaiting(step, self._at + 9.0, reason="breakpoint", input=self._payload())])
+        self._append([self._random.choice((question, signal))])
+        self._append([self._pause(), SignalReceived("s1", "payment", self._payload(), "somebody")])
+        self._append([ExecutionResumed(self._at + 900.0, "r1", "somebody")])
+        if _one_in(self._random, 3):
+            return [StepFailed(step, self._error())]
+        return [StepCompleted(step, output=self._payload())]
+
+    def _iterations(self, step: str, pending: list[Event]) -> list[Event]:
+        """Append a `repeat`: attempts count on, and each iteration may have retries."""
+        attempt = 1
+        for iteration in range(1, self._random.randrange(2, 4)):
+            self._append([*pending, StepScheduled(step, attempt, input=self._payload())])
+            if _one_in(self._random, 3):
+                self._append([StepRetryScheduled(step, attempt, self._at + 2.0, self._error(), None, *self._times())])
+                attempt += 1
+                self._append([StepScheduled(step, attempt)])
+            pending = [StepIterated(step, iteration, attempt, None, self._payload(), *self._times())]
+            attempt += 1
+        self._append([*pending, StepScheduled(step, attempt, input=self._payload())])
+        return [StepCompleted(step, attempt, None, self._payload(), *self._times(), cached=_one_in(self._random, 2))]
+
+    def _child(self, step: str, pending: list[Event]) -> list[Event]:
+        self._append([*pending, StepScheduled(step, 1, input=self._payload(), child=self._other_id(), plan="0" * 64)])
+        return [StepCompleted(step, 1, None, self._payload(), *self._times())]
 
     def _items(self, step: str, pending: list[Event]) -> list[Event]:
         count = self._random.randrange(4)
@@ -205,6 +280,9 @@ class _Writer:
     def _error(self) -> ErrorInfo:
         category = self._random.choice(("timeout", "server_error", "tool_error"))
         return ErrorInfo("code", category, "what happened: \x00", retryable=True, detail={"status": 500})
+
+    def _other_id(self) -> str:
+        return new_id(self._at, self._random.randbytes(10))
 
     def _append(self, events: Sequence[Event]) -> None:
         self._at += self._random.random()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from millrace_api.adapters.acceptance import Acceptance
@@ -18,13 +17,13 @@ from millrace_api.adapters.definitions import Definitions
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.domain.rendering import FINAL, Row
 from millrace_api.errors import Refused
-from millrace_shared import subjects, tracing
+from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_last, read_log
 from millrace_shared.codec import decode_transition
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.errors import BusUnavailable
-from millrace_shared.execution.projection import document
+from millrace_shared.execution.projection import request_columns
 from millrace_shared.execution.tables import EXECUTIONS
 from millrace_shared.execution.view import ExecutionView
 from millrace_shared.ids import is_execution_id
@@ -146,23 +145,8 @@ class Executions:
 def pending_row(request: StartRequest) -> dict[str, Any]:
     """Return the row of an execution that was accepted and has no log yet."""
     row = EXECUTIONS.new_row((request.execution_id,))
-    moment = datetime.fromtimestamp(request.requested_at, UTC)
-    row.update(
-        workspace=request.workspace,
-        workflow_id=request.workflow_id,
-        workflow_name=request.workflow_name,
-        workflow_version=request.workflow_version,
-        definition=request.definition,
-        execution_name=request.execution_name,
-        status="pending",
-        priority=request.priority,
-        labels=request.labels,
-        requested_by=request.requested_by,
-        trace_id=tracing.trace_id(request.execution_id, request.traceparent),
-        input=document(request.input),
-        created_at=moment,
-        updated_at=moment,
-    )
+    row.update(request_columns(request), status="pending")
+    row["updated_at"] = row["created_at"]
     return row
 
 

@@ -41,10 +41,13 @@ class LogBatch:
         self.event_count += len(transition.events)
 
     def starts(self) -> dict[WorkflowKey, list[RowChange]]:
-        """Return the rows of the executions that begin in this batch, by workflow, in the order of the log."""
+        """Return the rows of the executions that begin in this batch, by workflow, in the order of the log.
+
+        Groups and plans are left out: they belong to an execution that is counted.
+        """
         starts: dict[WorkflowKey, list[RowChange]] = {}
         for row in self.changes.tables.get("executions", {}).values():
-            if "workflow_id" in row.set:
+            if "workflow_id" in row.set and not row.set.get("inline"):
                 starts.setdefault((row.set["workspace"], row.set["workflow_id"]), []).append(row)
         return starts
 
