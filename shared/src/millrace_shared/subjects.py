@@ -12,10 +12,13 @@
 | `work.<kind>.<priority>.<p>.<exec>.<attempt key>` | orchestrator | agent-runner | one step attempt to perform |
 | `tel.<p>.<exec>.<fact>` | agent-runner | telemetry, api | facts that move no state |
 | `def.<hash>` | api | orchestrator | an immutable workflow definition |
-| `dead.<stream>` | any consumer | people | what could not be processed, with the reason |
+| `dead.<stream>` | any consumer | people, api | what could not be processed, with the reason |
+| `dead.redriven.<sequence>` | api | api | the dead letter of that sequence was sent again |
 | `ctl.cancel.<exec>` | orchestrator | agent-runner | abort running attempts (not stored) |
 | `ctl.workflow.<workspace>` | api | api | a workflow was saved: forget what you know of it (not stored) |
 | `trigger.<workspace>.<name>` | other services | api | events that start executions |
+| `timer.cron.<workspace>.<trigger>` | api | the server's scheduler | the schedule of a cron trigger |
+| `timer.tick.<workspace>.<trigger>` | the server's scheduler | api | a cron trigger is due |
 
 `p` is the partition of the execution (`ids.partition_of`).
 """
@@ -88,6 +91,26 @@ def cancel_control(execution_id: str) -> str:
 def workflow_control(workspace: str) -> str:
     """Tells api processes that a workflow of a workspace was saved. `*` hears of all workspaces."""
     return f"ctl.workflow.{workspace}"
+
+
+def cron(workspace: str, trigger_id: str) -> str:
+    """Where the schedule of a cron trigger is kept: one message, the last one."""
+    return f"timer.cron.{workspace}.{trigger_id}"
+
+
+def tick(workspace: str, trigger_id: str) -> str:
+    """Where the server publishes that a cron trigger is due."""
+    return f"timer.tick.{workspace}.{trigger_id}"
+
+
+def trigger_event(workspace: str, name: str) -> str:
+    """Where other services publish the events of a name."""
+    return f"trigger.{workspace}.{name}"
+
+
+def redriven(sequence: int) -> str:
+    """Where it is noted that the dead letter of a sequence was sent again."""
+    return f"dead.redriven.{sequence}"
 
 
 def dead(stream: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 from millrace_shared import subjects
 from millrace_shared.bus.errors import BusRefused
@@ -19,8 +20,18 @@ PAYLOAD_BYTES_MAX = 1024 * 1024
 """More of a poison message than this is not kept."""
 
 
-async def bury(publisher: Publisher, delivery: Delivery, reason: str, service: str) -> None:
-    """Copy `delivery` to DEAD and end it. When DEAD cannot take it, it is left to be delivered again."""
+async def bury(
+    publisher: Publisher, delivery: Delivery, reason: str, service: str, headers: Mapping[str, str] | None = None
+) -> None:
+    """Copy `delivery` to DEAD and end it. When DEAD cannot take it, it is left to be delivered again.
+
+    Args:
+        publisher: the bus.
+        delivery: the message.
+        reason: what is wrong with it, for people.
+        service: who says so.
+        headers: those of its headers that a repetition needs.
+    """
     letter = DeadLetter(
         stream=delivery.stream,
         subject=delivery.subject,
@@ -30,6 +41,7 @@ async def bury(publisher: Publisher, delivery: Delivery, reason: str, service: s
         payload=delivery.payload[:PAYLOAD_BYTES_MAX],
         sequence=delivery.sequence,
         truncated=len(delivery.payload) > PAYLOAD_BYTES_MAX,
+        headers=dict(headers or {}),
     )
     message_id = f"{delivery.stream}:{delivery.sequence}"
     try:

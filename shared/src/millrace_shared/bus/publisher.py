@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -35,17 +35,19 @@ class Outgoing:
     """A message to publish.
 
     `expected_last_sequence` is the fence: the stream sequence of the subject's last message, 0 for an empty subject,
-    None for no fence. `message_id` is what the stream's duplicate window recognises.
+    None for no fence. `message_id` is what the stream's duplicate window recognises. `extra` are further headers, by
+    name; neither names nor values hold line breaks.
     """
 
     subject: str
     payload: bytes
     expected_last_sequence: int | None = None
     message_id: str | None = None
+    extra: Mapping[str, str] | None = None
 
     def headers(self, batch: str | None = None, sequence: int = 0, *, last: bool = False) -> bytes:
         """Return the header block, as message `sequence` (from 1) of `batch` when one is given."""
-        fields: dict[str, str | int] = {}
+        fields: dict[str, str | int] = {} if self.extra is None else dict(self.extra)
         if self.expected_last_sequence is not None:
             fields["Nats-Expected-Last-Subject-Sequence"] = self.expected_last_sequence
         if self.message_id is not None:

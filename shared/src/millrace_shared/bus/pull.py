@@ -59,6 +59,11 @@ class Delivery:
         return int(self._meta(5))
 
     @property
+    def stored_at(self) -> float:
+        """When the stream stored the message, in Unix seconds."""
+        return int(self._meta(7)) / NANOSECONDS
+
+    @property
     def stream(self) -> str:
         """The stream that it came from."""
         return self._meta(2)

@@ -78,7 +78,7 @@ STREAMS: tuple[Stream, ...] = (
     ),
     Stream(
         "TIMERS",
-        ("timer.set.*.*.*", "timer.fire.*.*.*"),
+        ("timer.set.*.*.*", "timer.fire.*.*.*", "timer.cron.*.*", "timer.tick.*.*"),
         extra={"allow_msg_schedules": True, "allow_rollup_hdrs": True, "allow_msg_ttl": True},
     ),
     Stream(
