@@ -55,6 +55,8 @@ def _environment() -> Any:
             "output": kind.DYN,
             "execution": fields,
             "workflow": fields,
+            "event": kind.DYN,
+            "trigger": fields,
         }
     )
 

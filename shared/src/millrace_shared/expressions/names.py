@@ -12,6 +12,7 @@
 | `execution.<id, name, started_at>` | the execution; `started_at` is RFC 3339 text |
 | `workflow.<name, version>` | the workflow |
 | `secrets.<name>` | a secret; only in http calls and tool settings, and never inside a larger expression |
+| `event`, `trigger.<field>` | in triggers alone: what happened, and the trigger that it fires |
 """
 
 from millrace_shared.expressions.errors import ExpressionInvalid
@@ -29,6 +30,8 @@ ROOTS = (
     "workflow",
     "secrets",
 )
+TRIGGER_ROOTS = ("event", "trigger")
+"""The names of triggers' expressions, which see nothing else. Elsewhere a macro may use them for its variable."""
 STEP_FIELDS = ("output", "status", "error")
 EXECUTION_FIELDS = ("id", "name", "started_at")
 WORKFLOW_FIELDS = ("name", "version")
@@ -49,6 +52,8 @@ def check_reference(expression: str, root: str, keys: tuple[Key, ...]) -> None:
     Raises:
         ExpressionInvalid: There is no such name.
     """
+    if root in TRIGGER_ROOTS:
+        return
     if root not in ROOTS:
         reason = f'there is no name "{root}"; names are {", ".join(ROOTS)}'
         raise ExpressionInvalid(expression, reason, did_you_mean(root, ROOTS))
