@@ -124,7 +124,7 @@ class Api:
             await self._write(STEPS, row)
 
     async def _write(self, table: Table, row: dict[str, Any]) -> None:
-        names = list(table.columns)
+        names = [name for name, column in table.columns.items() if column.rule != "derived"]
         values = [
             msgspec.json.encode(row[name]).decode()
             if table.columns[name].type in ("json", "jsonb") and row[name] is not None

@@ -413,6 +413,32 @@ async def test_metrics_measure_a_workflow(api: Any) -> None:
     assert later["total_executions"] == 0
 
 
+async def test_metrics_count_no_groups_and_pay_nothing_twice(api: Any) -> None:
+    """`top` runs a group, and that the same workflow again; another workflow runs one more of it."""
+    name = await api.workflow()
+    workflow = (await api.http.get(f"/api/v1/workflows/{name}")).json()["id"]
+    family = [
+        ("top", None, False, workflow, 100),
+        ("group", "top", True, workflow, 60),
+        ("again", "group", False, workflow, 50),
+        ("other", None, False, "another-workflow", 30),
+        ("called", "other", False, workflow, 20),
+    ]
+    await api.database.executemany(
+        "INSERT INTO telemetry.executions (id, workspace, workflow_id, parent_id, inline, tokens_used, cost_usd, "
+        "final_status, created_at, started_at, completed_at) "
+        "VALUES ($1, 'default', $2, $3, $4, $5, $5::bigint, 'failed', now(), now(), now() + interval '1 second')",
+        [
+            (f"{name}-{one}", workflow_id, parent and f"{name}-{parent}", inline, used)
+            for one, parent, inline, workflow_id, used in family
+        ],
+    )
+    found = (await api.http.get(f"/api/v1/workflows/{name}/metrics")).json()
+    assert (found["total_executions"], found["failed_executions"]) == (3, 3)
+    assert (found["tokens_used"], found["cost_usd"]) == (120, 120)
+    assert found["failures_by_category"] == {"unknown": 3}
+
+
 async def test_lists_and_metrics_are_empty_before_telemetry_has_run(lonely_api: Any) -> None:
     workflow = await lonely_api.workflow()
     await lonely_api.execution(workflow)

@@ -13,9 +13,28 @@ FROM telemetry.steps_now WHERE execution_id = $1 AND step = $2 AND item >= 0 ORD
 # A list shows no inputs, results or steps: those are one request away, and a page of them could be gigabytes.
 _LIST_COLUMNS = """id, workflow_id, workflow_name, workflow_version, execution_number, execution_name, status, priority,
     labels, error, tokens_used, cost_usd, unpriced_results, trace_id,
-    created_at, started_at, completed_at, updated_at"""
+    created_at, started_at, completed_at, updated_at, deadline_at,
+    parent_id, parent_step, parent_item, root_id, depth, part, origin, held, paused, ending"""
 
+# Groups and plans are parts of an execution that is counted. What a child used is in what its parent used, so of an
+# execution below another one of the same workflow (`nested`) nothing is added up but its time.
 METRICS = """
+WITH RECURSIVE chosen AS (
+    SELECT id, parent_id, status, tokens_used, cost_usd,
+        extract(epoch FROM completed_at - started_at)::double precision AS seconds
+    FROM telemetry.executions
+    WHERE workspace = $1 AND workflow_id = $2 AND NOT inline
+      AND ($3::timestamptz IS NULL OR created_at >= $3)
+      AND ($4::timestamptz IS NULL OR created_at < $4)
+),
+ancestors (id, parent_id, is_same) AS (
+    SELECT id, parent_id, false FROM chosen WHERE parent_id IS NOT NULL
+    UNION
+    SELECT below.id, above.parent_id, above.workflow_id = $2
+    FROM ancestors AS below JOIN telemetry.executions AS above ON above.id = below.parent_id
+    WHERE NOT below.is_same
+),
+nested AS (SELECT DISTINCT id FROM ancestors WHERE is_same)
 SELECT
     count(*) AS total_executions,
     count(*) FILTER (WHERE status = 'completed') AS successful_executions,
@@ -25,21 +44,14 @@ SELECT
     min(seconds) AS min_duration_seconds,
     max(seconds) AS max_duration_seconds,
     percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY seconds) AS percentiles,
-    coalesce(sum(tokens_used), 0) AS tokens_used,
-    coalesce(sum(cost_usd), 0) AS cost_usd
-FROM (
-    SELECT status, tokens_used, cost_usd,
-        extract(epoch FROM completed_at - started_at)::double precision AS seconds
-    FROM telemetry.executions
-    WHERE workspace = $1 AND workflow_id = $2
-      AND ($3::timestamptz IS NULL OR created_at >= $3)
-      AND ($4::timestamptz IS NULL OR created_at < $4)
-) AS chosen"""
+    coalesce(sum(tokens_used) FILTER (WHERE nested.id IS NULL), 0) AS tokens_used,
+    coalesce(sum(cost_usd) FILTER (WHERE nested.id IS NULL), 0) AS cost_usd
+FROM chosen LEFT JOIN nested USING (id)"""
 
 FAILURES = """
 SELECT coalesce(error_category, 'unknown') AS category, count(*) AS failures
 FROM telemetry.executions
-WHERE workspace = $1 AND workflow_id = $2 AND status IN ('failed', 'timeout')
+WHERE workspace = $1 AND workflow_id = $2 AND NOT inline AND status IN ('failed', 'timeout')
   AND ($3::timestamptz IS NULL OR created_at >= $3)
   AND ($4::timestamptz IS NULL OR created_at < $4)
 GROUP BY 1 ORDER BY 2 DESC, 1"""
