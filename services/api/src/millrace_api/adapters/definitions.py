@@ -8,6 +8,7 @@ from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_last
 from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.definition.parts import part_of
 
 ENTRIES_MAX = 500
 
@@ -17,23 +18,32 @@ class Definitions:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._known: OrderedDict[str, WorkflowDefinition] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], WorkflowDefinition] = OrderedDict()
 
-    async def get(self, content_hash: str) -> WorkflowDefinition | None:
-        """Return a definition, or None when the bus has none of this hash.
+    async def get(self, content_hash: str, part: str = "") -> WorkflowDefinition | None:
+        """Return a definition, or that of a group in it, or None when the bus has none of this hash.
+
+        Args:
+            content_hash: of the whole definition.
+            part: the path of a group, as `StartRequest.part`; empty for the whole.
 
         Raises:
             BusUnavailable: the bus does not answer.
+            PartUnknown: the definition has no such group.
         """
-        known = self._known.get(content_hash)
+        known = self._known.get((content_hash, part))
         if known is not None:
-            self._known.move_to_end(content_hash)
+            self._known.move_to_end((content_hash, part))
             return known
-        stored = await read_last(self._connection, "DEFINITIONS", subjects.definition(content_hash))
-        if stored is None:
+        whole = await self._read(content_hash) if not part else await self.get(content_hash)
+        if whole is None:
             return None
-        definition = WorkflowDefinition.model_validate_json(stored.payload)
-        self._known[content_hash] = definition
+        definition = part_of(whole, part)
+        self._known[content_hash, part] = definition
         if len(self._known) > ENTRIES_MAX:
             self._known.popitem(last=False)
         return definition
+
+    async def _read(self, content_hash: str) -> WorkflowDefinition | None:
+        stored = await read_last(self._connection, "DEFINITIONS", subjects.definition(content_hash))
+        return None if stored is None else WorkflowDefinition.model_validate_json(stored.payload)

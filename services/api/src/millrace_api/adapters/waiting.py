@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from millrace_api.adapters.acceptance import Acceptance, Accepted, Candidate
+from millrace_api.adapters.deadlines import Deadlines
 from millrace_api.adapters.executions import Execution, Executions
 from millrace_api.adapters.log_follower import LogFollower, is_final
 from millrace_api.adapters.places import Places
@@ -35,7 +35,7 @@ class Waiting:
         self._acceptance = acceptance
         self._executions = executions
         self._places = Places(WAITING_MAX, "too_many_waiting", "requests wait")
-        self._deadlines: set[asyncio.Timeout] = set()
+        self._deadlines = Deadlines()
 
     @property
     def count(self) -> int:
@@ -44,9 +44,7 @@ class Waiting:
 
     def stop(self) -> None:
         """End every wait now, as if its time had run out."""
-        now = asyncio.get_running_loop().time()
-        for deadline in self._deadlines:
-            deadline.reschedule(now)
+        self._deadlines.stop()
 
     async def store_and_wait(self, candidate: Candidate, wait_s: float) -> Outcome:
         """Store a candidate and wait up to `wait_s` for the end of its execution.
@@ -70,12 +68,8 @@ class Waiting:
 
     async def _ended(self, follower: LogFollower, wait_s: float) -> ExecutionView | None:
         try:
-            async with asyncio.timeout(wait_s) as deadline:
-                self._deadlines.add(deadline)
-                try:
-                    return await _fold(follower)
-                finally:
-                    self._deadlines.discard(deadline)
+            async with self._deadlines.within(wait_s):
+                return await _fold(follower)
         except (TimeoutError, BusUnavailable):  # it is accepted all the same: that is a 202, and no error
             return None
 

@@ -24,11 +24,17 @@ SKIP_MAX = 100_000
 Status = Literal["pending", "running", "paused", "completed", "failed", "cancelled", "timeout"]
 STATUSES: tuple[Status, ...] = ("pending", "running", "paused", "completed", "failed", "cancelled", "timeout")
 Sort = Literal["-created_at", "created_at"]
+Scope = Literal["top", "workflows", "all"]
+"""Executions that nobody's step waits for; those of sub-workflows too; and those of groups and plans as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutionFilter:
-    """What a list of executions is narrowed to. `after` is the key of the last row of the page before."""
+    """What a list of executions is narrowed to.
+
+    `after` is the key of the last row of the page before. With `parent_id` these are the executions that perform steps
+    of that one; without, `scope` says whether children are listed.
+    """
 
     workflow_id: str | None = None
     statuses: tuple[Status, ...] = ()
@@ -36,6 +42,8 @@ class ExecutionFilter:
     execution_name: str | None = None
     started_after: datetime | None = None
     started_before: datetime | None = None
+    parent_id: str | None = None
+    scope: Scope = "top"
     sort: Sort = "-created_at"
     after: tuple[datetime, str] | None = None
 
@@ -65,6 +73,10 @@ def where(workspace: str, chosen: ExecutionFilter, *, paged: bool = True) -> tup
         add("started_at >= {}", chosen.started_after)
     if chosen.started_before is not None:
         add("started_at < {}", chosen.started_before)
+    if chosen.parent_id is not None:
+        add("parent_id = {}", chosen.parent_id)
+    elif chosen.scope != "all":
+        add("parent_id IS NULL" if chosen.scope == "top" else "NOT inline")
     if paged and chosen.after is not None:
         add("(created_at, id) " + ("<" if chosen.sort == "-created_at" else ">") + " ({}, {})", *chosen.after)
     return " AND ".join(conditions), values
@@ -118,8 +130,8 @@ def read_sequence_cursor(text: str | None) -> int | None:
     raise _refused("cursor", "use `next_cursor` of the page before, as it is", text)
 
 
-def read_statuses(given: list[str] | None) -> tuple[Status, ...]:
-    """Read `status=failed&status=timeout`, or `status=failed,timeout`.
+def read_statuses(given: list[str] | None, loc: tuple[str | int, ...] = ("query", "status")) -> tuple[Status, ...]:
+    """Read `status=failed&status=timeout`, or `status=failed,timeout`; they were given at `loc`.
 
     Raises:
         Refused: `request_invalid`, naming the statuses that exist.
@@ -128,7 +140,7 @@ def read_statuses(given: list[str] | None) -> tuple[Status, ...]:
     for text in (part.strip() for one in given or () for part in one.split(",")):
         status = next((status for status in STATUSES if status == text), None)
         if status is None:
-            raise _refused("status", f"a status is one of {', '.join(STATUSES)}", text)
+            raise _refused(str(loc[-1]), f"a status is one of {', '.join(STATUSES)}", text, loc)
         found.append(status)
     return tuple(found)
 
@@ -145,9 +157,9 @@ def read_labels(given: list[str] | None) -> tuple[tuple[str, str | None], ...]:
     return tuple(found)
 
 
-def _refused(field: str, message: str, given: str) -> Refused:
+def _refused(field: str, message: str, given: str, loc: tuple[str | int, ...] = ()) -> Refused:
     return Refused(
         "request_invalid",
         f"{field}: {message}",
-        [{"loc": ["query", field], "msg": message, "type": "value_invalid", "input": given}],
+        [{"loc": [*(loc or ("query", field))], "msg": message, "type": "value_invalid", "input": given}],
     )

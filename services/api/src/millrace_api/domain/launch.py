@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import msgspec
 
 from millrace_api.domain.documents import decode
-from millrace_api.errors import Refused
+from millrace_api.errors import Mistake, Refused
+from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.expressions.suggest import did_you_mean
 from millrace_shared.messages import Priority
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
@@ -16,30 +18,40 @@ EXECUTION_NAME_CHARS_MAX = 200
 LABELS_MAX = 32
 LABEL_NAME_CHARS_MAX = 64
 LABEL_VALUE_CHARS_MAX = 256
+BREAKPOINTS_MAX = 1_000
+BREAKPOINTS_SHOWN_MAX = 20
+"""Mistakes of them that are told at once."""
+EVERY_STEP = "*"
+"""In place of a step's id: a breakpoint before every step."""
 WAIT_S_MAX = 60.0
 """Longest `?wait`. A client that needs longer asks again, or watches the WebSocket."""
 
-_Ref = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=EXECUTION_NAME_CHARS_MAX)]
-_LabelName = Annotated[str, msgspec.Meta(min_length=1, max_length=LABEL_NAME_CHARS_MAX)]
-_LabelValue = Annotated[str, msgspec.Meta(max_length=LABEL_VALUE_CHARS_MAX)]
-_Labels = Annotated[dict[_LabelName, _LabelValue], msgspec.Meta(max_length=LABELS_MAX)]
-_Version = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Ref = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+ExecutionName = Annotated[str, msgspec.Meta(min_length=1, max_length=EXECUTION_NAME_CHARS_MAX)]
+LabelName = Annotated[str, msgspec.Meta(min_length=1, max_length=LABEL_NAME_CHARS_MAX)]
+LabelValue = Annotated[str, msgspec.Meta(max_length=LABEL_VALUE_CHARS_MAX)]
+Version = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+Breakpoints = Annotated[
+    tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...], msgspec.Meta(max_length=BREAKPOINTS_MAX)
+]
+_Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=LABELS_MAX)]
 
 
 class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`POST /executions`. Null and absent mean the same.
 
     `workflow` is an id or a name; `version` is the latest one when absent. The first request with an `execution_name`
-    of a workflow starts an execution, and every repeat of it answers with that one.
+    of a workflow starts an execution, and every repeat of it answers with that one. `breakpoints` are steps that are
+    held before they begin, by id; `*` is every one.
     """
 
-    workflow: _Ref | None = None
-    version: _Version | None = None
-    execution_name: _Name | None = None
+    workflow: Ref | None = None
+    version: Version | None = None
+    execution_name: ExecutionName | None = None
     input: dict[str, Any] | None = None
     priority: Priority | None = None
     labels: _Labels | None = None
+    breakpoints: Breakpoints | None = None
 
 
 _decoder = msgspec.json.Decoder(Launch)
@@ -67,6 +79,26 @@ def decode_launch(body: bytes, workflow: str | None = None) -> Launch:
             [{"loc": ["body", "workflow"], "msg": "the field is required", "type": "missing"}],
         )
     return launch
+
+
+def read_breakpoints(definition: WorkflowDefinition, given: Breakpoints | None) -> tuple[str, ...]:
+    """Return the breakpoints of an execution of `definition`.
+
+    Raises:
+        Refused: `request_invalid`, naming every one that is no step.
+    """
+    mistakes: list[Mistake] = []
+    for position, step in enumerate(given or ()):
+        if step != EVERY_STEP and step not in definition.steps:
+            hint = did_you_mean(step, definition.steps) or "name its steps, or * for all of them"
+            message = f'workflow "{definition.name}" has no step "{step}"; {hint}'
+            loc: list[str | int] = ["body", "breakpoints", position]
+            mistakes.append({"loc": loc, "msg": message, "type": "unknown", "input": step})
+    if mistakes:
+        count = len(mistakes)
+        detail = f"breakpoints: {mistakes[0]['msg']}" if count == 1 else f"{count} breakpoints are no steps"
+        raise Refused("request_invalid", detail, mistakes[:BREAKPOINTS_SHOWN_MAX])
+    return tuple(dict.fromkeys(given or ()))
 
 
 def same_input(one: Any, other: Any) -> bool:
