@@ -1,5 +1,6 @@
 """What a step may do, other than ask an agent, build a value, or run steps of its own."""
 
+from enum import Enum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -56,8 +57,13 @@ class WorkflowCall(Part):
         return self.name if self.version is None else f"{self.name}@{self.version}"
 
 
-NOT_GIVEN = object()
-"""Stands for a default that the author left out, where null is a default like any other."""
+class NotGiven(Enum):
+    """Stands for a default that the author left out, where null is a default like any other."""
+
+    NOT_GIVEN = "not given"
+
+
+NOT_GIVEN = NotGiven.NOT_GIVEN
 
 
 class Wait(Part):
@@ -86,13 +92,6 @@ class Wait(Part):
     def has_default(self) -> bool:
         """Whether the step completes with `default`, rather than fails, when no signal came in time."""
         return self.default is not NOT_GIVEN
-
-    @property
-    def template(self) -> dict[str, Any]:
-        """What of it may hold expressions, and what goes with that; keys that the author left out are absent."""
-        named = {"delay": self.delay, "until": self.until, "signal": self.signal, "timeout": self.timeout}
-        given = {key: value for key, value in named.items() if value is not None}
-        return {**given, "default": self.default} if self.has_default else given
 
 
 class Approval(Part):

@@ -260,7 +260,7 @@ class WorkflowDefinition(Part):
         - http: `{"method", "url", "query", "headers", "json", "body"}`
         - python: the keyword arguments
         - transform: the value
-        - wait: `{"delay": seconds}`, `{"until": RFC 3339 text}` or `{"signal", "timeout": seconds, "default"}`
+        - wait: `{"delay": seconds}`, `{"until": RFC 3339 text}` or `{"signal", "timeout": seconds}`
         - approval: `{"message"}`
         - workflow, group: the inputs by name
         - plan: `{"plan", "input": the inputs by name}`
@@ -273,7 +273,7 @@ class WorkflowDefinition(Part):
         if step.http is not None:
             return {"method": step.http.method} | step.http.model_dump(by_alias=True, exclude_unset=True)
         if step.wait is not None:
-            return step.wait.template
+            return step.wait.model_dump(exclude_none=True, exclude={"default"})
         if step.approval is not None:
             return {"message": step.approval.message}
         if step.plan is not None:

@@ -19,14 +19,22 @@ def json_schema() -> dict[str, Any]:
     for part in (schema, *parts.values()):
         for field in part["properties"].values():
             _allow_null(field)
-    for shorthand, key in (("PythonCall", "call"), ("Tool", "name")):
+    for shorthand, key in (("PythonCall", "call"), ("Tool", "name"), ("WorkflowCall", "name")):
         whole = parts[shorthand]
         parts[shorthand] = {
             "title": whole["title"],
             "description": whole["description"],
             "anyOf": [whole["properties"][key], whole],
         }
+    singleton = schema["properties"]["singleton"]
+    singleton["anyOf"] = [{"type": "boolean"}, *singleton["anyOf"]]
+    parts["Repeat"]["properties"]["until"]["anyOf"].append({"type": "boolean"})
     step = parts["Step"]
+    step["properties"]["plan"] = {
+        "title": "Plan",
+        "description": step["properties"]["plan"]["description"],
+        "anyOf": [{"type": "object", "required": ["steps"]}, _EXPRESSION, {"type": "null"}],
+    }
     step["properties"]["for_each"] = {
         "title": "For Each",
         "description": step["properties"]["for_each"]["description"],

@@ -8,28 +8,42 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from millrace_shared.definition.findings import Findings
+from millrace_shared.definition.flow import FLOW_CONTROL_KEYS
 from millrace_shared.definition.limits import PROBLEMS_MAX
 from millrace_shared.definition.locations import Location
 from millrace_shared.definition.model import (
     Agent,
     AgentLimits,
+    Approval,
+    Cache,
+    Concurrency,
+    Debounce,
     Defaults,
+    Group,
     HttpCall,
     Limits,
     PythonCall,
+    Repeat,
     Retry,
+    Singleton,
     Step,
+    Throttle,
     Tool,
     Wait,
+    WorkflowCall,
     WorkflowDefinition,
 )
 from millrace_shared.expressions.paths import type_name
 from millrace_shared.expressions.suggest import did_you_mean
 
+_GROUP_DEPTH = 3
+"""Keys on the way to a group: `steps.<id>.group`."""
+
 _ID_RULE = "lower-case letters, digits, _ and -, a letter first, at most 64"
 _VALUE_CHARS_SHOWN_MAX = 60
 
-# Which model describes the object at a place; `*` stands for any key or index.
+# Which model describes the object at a place; `*` stands for any key or index. What is inside of groups is looked up
+# as if it stood in the workflow itself.
 _MODELS: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     ((), WorkflowDefinition),
     (("limits",), Limits),
@@ -43,6 +57,15 @@ _MODELS: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("steps", "*", "http"), HttpCall),
     (("steps", "*", "python"), PythonCall),
     (("steps", "*", "wait"), Wait),
+    (("steps", "*", "approval"), Approval),
+    (("steps", "*", "workflow"), WorkflowCall),
+    (("steps", "*", "group"), Group),
+    (("steps", "*", "repeat"), Repeat),
+    (("steps", "*", "cache"), Cache),
+    (("concurrency",), Concurrency),
+    (("throttle",), Throttle),
+    (("debounce",), Debounce),
+    (("singleton",), Singleton),
 )
 
 
@@ -95,12 +118,19 @@ def _as_reported(detail: ErrorDetails, _: Location) -> Explanation:
 def _unknown_key(_: ErrorDetails, location: Location) -> Explanation:
     key = str(location[-1])
     model = _model_at(location[:-1])
+    if key in FLOW_CONTROL_KEYS and model in (Step, Group):
+        hint = "a step has max_parallel" if model is Step else None
+        return f"{key} belongs to the workflow as a whole", hint
+    if key == "triggers" and model is WorkflowDefinition:
+        return "triggers are no part of a definition", "create them beside the workflow that they start"
     known = sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
     guess = did_you_mean(key, known)
     return f"there is no key {_shown(key)} here", guess or (f"keys are {', '.join(known)}" if known else None)
 
 
 def _model_at(location: Location) -> type[BaseModel] | None:
+    while len(location) > _GROUP_DEPTH and location[0] == "steps" and location[_GROUP_DEPTH - 1] == "group":
+        location = location[_GROUP_DEPTH:]
     for pattern, model in _MODELS:
         if len(pattern) == len(location) and all(
             part in ("*", key) for part, key in zip(pattern, location, strict=True)
@@ -110,7 +140,17 @@ def _model_at(location: Location) -> type[BaseModel] | None:
 
 
 def _missing(_: ErrorDetails, location: Location) -> Explanation:
-    hints = {"name": "add name: my-workflow", "steps": "add steps:", "model": "add model: provider:model"}
+    hints = {
+        "name": "add name: my-workflow",
+        "steps": "add steps:",
+        "model": "add model: provider:model",
+        "message": "add message: what is to be decided",
+        "until": "add until: a condition on output",
+        "ttl": "add ttl: 1h",
+        "limit": "add limit: 1",
+        "per": "add per: 1m",
+        "delay": "add delay: 30s",
+    }
     return "this is required", hints.get(str(location[-1]))
 
 
@@ -129,7 +169,10 @@ def _wrong_pattern(detail: ErrorDetails, location: Location) -> Explanation:
         return f"{_shown(value)} is not a model", "write provider:model, such as groq:llama-3.1-8b-instant"
     if key in ("call", "python"):
         return f"{_shown(value)} is not a function", "write package.module:function"
-    if location == ("name",):
+    if key == "signal":
+        rule = f"{_ID_RULE}; it is written out, without expressions"
+        return f"{_shown(value)} is not the name of a signal: {rule}", None if "${{" in value else _as_id(value)
+    if location == ("name",) or key == "workflow" or location[-2:] == ("workflow", "name"):
         rule = "lower-case letters, digits, - and _, beginning and ending with a letter or digit"
         return f"{_shown(value)} is not a workflow name: {rule}", _as_id(value)
     return f"{_shown(value)} is not an id: {_ID_RULE}", _as_id(value)
@@ -145,8 +188,13 @@ def _wrong_type(what: str) -> Callable[[ErrorDetails, Location], Explanation]:
             hint = "put it in quotes"
         if what in ("a number", "a whole number") and isinstance(value, str) and value.isdigit():
             hint = "remove the quotes"
-        if location and location[-1] == "python":
+        key = location[-1] if location else None
+        if key == "python":
             return "a python step names a function", "write python: package.module:function"
+        if key == "workflow":
+            return "a workflow step names a workflow", "write workflow: name, or workflow: {name: name, version: 1}"
+        if key == "singleton":
+            return f"true or an object is needed here, and this is {type_name(value)}", None
         return f"{what} is needed here, and this is {type_name(value)}", hint
 
     return explain

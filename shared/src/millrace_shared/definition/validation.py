@@ -7,6 +7,7 @@ text ── loader ──► data ──┬── shape.py    keys, types, bound
 ```
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +50,35 @@ def validate(source: str | bytes | dict[str, Any]) -> Validated:
     findings = Findings()
     definition = None
     if isinstance(document.data, dict):
-        definition = check_shape(document.data, findings)
-        check_rules(document.data, findings)
-        check_scopes(document.data, findings)
+        definition = check(document.data, findings)
     else:
         findings.add((), "a definition is an object", "begin with name: and steps:")
+    return conclude(document, definition, findings)
+
+
+def check(data: dict[str, Any], findings: Findings, *, inherited: Collection[str] = ()) -> WorkflowDefinition | None:
+    """Finds everything that is wrong with a definition.
+
+    Args:
+        data: The definition as raw data.
+        findings: Receives what is wrong.
+        inherited: Agents that come from around it; see `check_scopes`.
+
+    Returns:
+        The definition; None if its shape is wrong.
+    """
+    definition = check_shape(data, findings)
+    check_rules(data, findings)
+    check_scopes(data, findings, inherited=inherited)
+    return definition
+
+
+def conclude(document: Document, definition: WorkflowDefinition | None, findings: Findings) -> Validated:
+    """Returns the definition if nothing was found, with its warnings.
+
+    Raises:
+        DefinitionInvalid: There are mistakes; has all of them in document order.
+    """
     if findings.mistakes or document.problems or definition is None:
         raise DefinitionInvalid(_all_problems(document, findings))
     return Validated(definition, tuple(_placed(document, findings.warnings)))

@@ -83,17 +83,23 @@ def lookup(path: Path, scope: Scope) -> Any:
     value = _child(scope, path.root, path, -1)
     keys = path.keys
     for depth in range(len(keys)):
-        if value is None and _null_below(path, scope, depth):
+        if value is None and null_below(path.root, keys, depth, scope):
             return None
         value = _child(value, keys[depth], path, depth)
     return value
 
 
-def _null_below(path: Path, scope: Scope, depth: int) -> bool:
-    """Tells whether null has null below it here: an error that did not occur, an output that never came."""
-    if path.root != "steps" or depth < 2:  # noqa: PLR2004  # steps.<id>.<field>
+def null_below(root: str, keys: tuple[Key, ...], depth: int, scope: Scope) -> bool:
+    """Tells whether null at a depth of a path has null below it, too.
+
+    So it is with what is not there: an error that did not occur, an output that never came, an iteration before the
+    first. Any other null is a value, and has nothing below it.
+    """
+    if root == "previous":
+        return scope.get("iteration") == 1
+    if root != "steps" or depth < 2:  # noqa: PLR2004  # steps.<id>.<field>
         return False
-    return path.keys[1] == "error" or scope["steps"][path.keys[0]].get("status") in NULL_BELOW
+    return keys[1] == "error" or scope["steps"][keys[0]].get("status") in NULL_BELOW
 
 
 def _child(value: Any, key: Key, path: Path, depth: int) -> Any:

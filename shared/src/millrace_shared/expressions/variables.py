@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from millrace_shared.expressions.errors import BlobNeeded, ExpressionError
 from millrace_shared.expressions.names import Key
-from millrace_shared.expressions.paths import NULL_BELOW, Scope, pointer_token
+from millrace_shared.expressions.paths import Scope, null_below, pointer_token
 from millrace_shared.expressions.places import collect_refs
 from millrace_shared.expressions.program import Program, Reference
 from millrace_shared.values import BlobRef, Payload
@@ -74,7 +74,7 @@ def _copy(scope: Scope, branch: _Branch, variables: dict[str, Any]) -> None:
     value = scope[root]
     place: tuple[Key, ...] = (root,)
     for depth, key in enumerate(keys):
-        if value is None and root == "steps" and depth >= _STEP_DEPTH and _is_void(scope, keys):
+        if value is None and null_below(root, keys, depth, scope):
             place = (root, *keys)
             break
         if isinstance(value, BlobRef):
@@ -88,17 +88,13 @@ def _copy(scope: Scope, branch: _Branch, variables: dict[str, Any]) -> None:
             break
         value = value[key]
         place = (*place, key)
-    if value is None and guarded and root == "steps" and _is_void(scope, keys):
+    if value is None and guarded and null_below(root, keys, len(keys), scope):
         value = {}
     refs: dict[str, BlobRef] = {}
     value = collect_refs(value, "", refs)
     if refs:
         raise BlobNeeded(frozenset(refs.values()))
     _put(variables, place, value)
-
-
-def _is_void(scope: Scope, keys: tuple[Key, ...]) -> bool:
-    return keys[1] == "error" or scope["steps"][keys[0]].get("status") in NULL_BELOW
 
 
 def _put(target: dict[str, Any], place: tuple[Key, ...], value: Any) -> None:
