@@ -10,7 +10,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from millrace_api.metrics import Measured
-from millrace_api.routes import executions, live, operations, problems, shapes, workflows
+from millrace_api.routes import (
+    derivation,
+    executions,
+    live,
+    operations,
+    problems,
+    shapes,
+    steering,
+    steering_shapes,
+    workflows,
+)
 from millrace_api.routes.exchange import PREFIX, Adapters
 from millrace_api.routes.executions import start_execution
 from millrace_api.routes.express import Express
@@ -36,7 +46,9 @@ def build(adapters: Adapters) -> ASGIApp:
         telemetry={"tracing": False, "metrics": False, "logs": False},  # metrics.py measures; traces come from the log
     )
     app.state.adapters = adapters
+    app.include_router(derivation.router)  # first: /executions/bulk/cancel is no execution's
     app.include_router(executions.router)
+    app.include_router(steering.router)
     app.include_router(workflows.router)
     app.include_router(operations.router)
     app.include_router(live.router)
@@ -74,6 +86,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         schemas.update(shapes.EXTRA_SCHEMAS)
+        schemas.update(steering_shapes.SCHEMAS)
         for path, operations_of_path in document["paths"].items():
             for operation in operations_of_path.values():
                 _complete(operation, secured=path.startswith(PREFIX) and not path.endswith("/schema"))

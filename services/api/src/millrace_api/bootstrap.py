@@ -7,14 +7,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from millrace_api.adapters.acceptance import Acceptance
+from millrace_api.adapters.bulk import Bulk
 from millrace_api.adapters.catalogue import Catalogue
 from millrace_api.adapters.definitions import Definitions
+from millrace_api.adapters.derivation import Derivation
 from millrace_api.adapters.drafting import Drafting
 from millrace_api.adapters.event_log import EventLog
 from millrace_api.adapters.execution_watch import ExecutionWatch
 from millrace_api.adapters.executions import Executions
+from millrace_api.adapters.histories import Histories
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
+from millrace_api.adapters.steering import Steering
+from millrace_api.adapters.uses import Uses
 from millrace_api.adapters.waiting import Waiting
 from millrace_api.adapters.workflow_feed import WorkflowFeed
 from millrace_api.adapters.workflow_store import WorkflowStore
@@ -76,6 +81,7 @@ async def serve(settings: ApiSettings) -> AsyncIterator[Running]:
         stack.push_async_callback(server.stop)
         stack.callback(adapters.feed.end_all, "this server stops")
         stack.callback(adapters.waiting.stop)
+        stack.callback(adapters.steering.stop)
         yield Running(adapters, server.port)
 
 
@@ -87,8 +93,12 @@ async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) ->
     definitions = Definitions(connection)
     projection = ProjectionReader(pool)
     blobs = Blobs(settings.blobs)
-    acceptance = Acceptance(connection, catalogue, GroupCommit(publisher), GroupCommit(publisher), blobs)
+    uses = Uses(catalogue, workflows)
+    acceptance = Acceptance(connection, catalogue, GroupCommit(publisher), GroupCommit(publisher), blobs, uses)
     executions = Executions(connection, projection, definitions, acceptance)
+    inbox = GroupCommit(publisher)
+    histories = Histories(connection, projection, acceptance)
+    derivation = Derivation(acceptance, histories, definitions, catalogue, uses, blobs)
 
     async def check_nats() -> None:
         # Not `flush`: when that times out, the late answer ends nats-py's read loop for good.
@@ -104,7 +114,11 @@ async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) ->
         executions=executions,
         projection=projection,
         event_log=EventLog(connection),
-        inbox=GroupCommit(publisher),
+        inbox=inbox,
+        steering=Steering(connection, acceptance, executions, definitions, inbox),
+        derivation=derivation,
+        bulk=Bulk(projection, derivation, inbox),
+        uses=uses,
         workflows=workflows,
         drafting=Drafting(),
         definitions=definitions,

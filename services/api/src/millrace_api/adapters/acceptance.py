@@ -9,9 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from millrace_api.adapters.catalogue import Catalogue, Launchable
-from millrace_api.domain.launch import Launch, same_input
+from millrace_api.adapters.uses import Uses
+from millrace_api.domain.launch import Launch, read_breakpoints, same_input
 from millrace_api.errors import Refused
 from millrace_api.identity import Identity
 from millrace_api.metrics import executions_accepted
@@ -20,22 +24,25 @@ from millrace_shared.blobs import INLINE_BYTES_MAX, Blobs
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.errors import WrongLastSequence
 from millrace_shared.bus.group_commit import GroupCommit
-from millrace_shared.bus.log_reader import read_last
+from millrace_shared.bus.log_reader import read_last, read_next
 from millrace_shared.bus.publisher import Outgoing
-from millrace_shared.codec import decode_request, encode
+from millrace_shared.codec import decode_request, decode_transition, encode
 from millrace_shared.errors import BusUnavailable
 from millrace_shared.ids import named_execution_id, new_id
-from millrace_shared.messages import NOTHING, StartRequest
+from millrace_shared.messages import NOTHING, ExecutionStarted, Origin, StartRequest
 from millrace_shared.tracing import parse_traceparent
 from millrace_shared.values import Payload
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A request that passed every check and has an id, but is not stored yet."""
+    """A request that passed every check and has an id, but is not stored yet.
+
+    `launch` is what asked for it; None when it was made from an earlier execution's.
+    """
 
     request: StartRequest
-    launch: Launch
+    launch: Launch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +63,30 @@ class Acceptance:
         names: GroupCommit,
         starts: GroupCommit,
         blobs: Blobs,
+        uses: Uses,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._connection = connection
         self._catalogue = catalogue
+        self._uses = uses
         self._names = names
         self._starts = starts
         self._blobs = blobs
         self._now = now
 
     async def prepare(
-        self, identity: Identity, launch: Launch, body_size_bytes: int, traceparent: str | None
+        self,
+        identity: Identity,
+        launch: Launch,
+        body_size_bytes: int,
+        traceparent: str | None,
+        origin: Origin | None = None,
     ) -> Candidate:
         """Check a launch and give it its id. Nothing is started yet.
 
         Raises:
-            Refused: `workflow_not_found`, `workflow_version_not_found`, `workflow_archived`, `input_invalid`.
+            Refused: `workflow_not_found`, `workflow_version_not_found`, `workflow_archived`, `too_many_workflows`,
+                `input_invalid`, or `request_invalid` for a breakpoint that is no step.
             BlobUnavailable: the input is large and the blob store does not take it.
         """
         assert launch.workflow is not None
@@ -97,9 +112,45 @@ class Acceptance:
                 priority=launch.priority or "normal",
                 requested_by=identity.subject,
                 traceparent=traceparent if parse_traceparent(traceparent) else None,
+                uses=await self._uses.resolve(identity.workspace, target) if target.compiled.has_calls else {},
+                origin=origin,
+                breakpoints=read_breakpoints(target.definition, launch.breakpoints) if launch.breakpoints else (),
             ),
             launch,
         )
+
+    def derive(
+        self,
+        identity: Identity,
+        earlier: StartRequest,
+        origin: Origin,
+        *,
+        execution_name: str | None,
+        traceparent: str | None,
+        **changes: Any,
+    ) -> Candidate:
+        """Make a request from an earlier execution's: at the top, with an id of its own, and else as it was.
+
+        What that one had from its parent (deadline and budget, too) is left behind. `changes` are further differences.
+        """
+        if execution_name is None:
+            execution_id = new_id()
+        else:
+            execution_id = named_execution_id(identity.workspace, earlier.workflow_id, execution_name)
+        own: dict[str, Any] = {
+            "execution_id": execution_id,
+            "requested_at": self._now(),
+            "execution_name": execution_name,
+            "requested_by": identity.subject,
+            "traceparent": traceparent if parse_traceparent(traceparent) else None,
+            "parent": None,
+            "deadline": None,
+            "budget_usd": None,
+            "origin": origin,
+            "reuse": NOTHING,
+            "breakpoints": (),
+        }
+        return Candidate(msgspec.structs.replace(earlier, **(own | changes)))
 
     async def store(self, candidate: Candidate) -> Accepted:
         """Make a candidate durable, or find the first request of its name.
@@ -129,10 +180,16 @@ class Acceptance:
         stored = await read_last(self._connection, "INBOX", subjects.start(execution_id))
         if stored is None:  # the inbox is swept of what has ended; names are kept for ever
             stored = await read_last(self._connection, "REQUESTS", subjects.named_request(execution_id))
+        request = await self._of_log(execution_id) if stored is None else decode_request(stored.payload)
+        return request if request is not None and request.workspace == workspace else None
+
+    async def _of_log(self, execution_id: str) -> StartRequest | None:
+        """Return the request that a log begins with."""
+        stored = await read_next(self._connection, "EVENTS", subjects.log(execution_id), 1)
         if stored is None:
             return None
-        request = decode_request(stored.payload)
-        return request if request.workspace == workspace else None
+        began = decode_transition(stored.payload).events[0]
+        return began.request if isinstance(began, ExecutionStarted) else None
 
     async def _store_once(self, group: GroupCommit, subject: str, request: StartRequest) -> bool:
         """Store a request on a subject that takes one; tell whether this call did."""
@@ -156,6 +213,8 @@ class Acceptance:
         first = await self.find(request.workspace, request.execution_id)
         if first is None:
             raise BusUnavailable("the first request of this execution_name cannot be read; try again")
+        if launch is None or first.origin != request.origin:
+            return await self._same_derived(first, request)
         if launch.version is not None and launch.version != first.workflow_version:
             raise _conflict(first, f"it started version {first.workflow_version}")
         data = launch.input or {}
@@ -165,6 +224,17 @@ class Acceptance:
             data = target.inputs.check(data)
         except Refused:
             raise _conflict(first, "it has another input") from None
+        if not same_input(data or None, await self._blobs.unpack(first.workspace, first.input) or None):
+            raise _conflict(first, "it has another input")
+        return first
+
+    async def _same_derived(self, first: StartRequest, request: StartRequest) -> StartRequest:
+        """Return `first` when it was made from the same execution in the same way as `request`."""
+        if first.origin != request.origin:
+            raise _conflict(first, "it was started otherwise")
+        if first.definition != request.definition:
+            raise _conflict(first, f"it started version {first.workflow_version}")
+        data = await self._blobs.unpack(request.workspace, request.input)
         if not same_input(data or None, await self._blobs.unpack(first.workspace, first.input) or None):
             raise _conflict(first, "it has another input")
         return first

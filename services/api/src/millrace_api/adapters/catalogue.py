@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from millrace_api.adapters.workflow_store import WorkflowStore
 from millrace_api.domain.input_check import InputCheck
+from millrace_api.domain.uses import calls_of
 from millrace_api.domain.workflows import Workflow
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
@@ -32,6 +33,15 @@ _Key = tuple[str, str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Compiled:
+    """What is made of a definition once. `has_calls`: some of its steps run other workflows."""
+
+    definition: WorkflowDefinition
+    inputs: InputCheck
+    has_calls: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Launchable:
     """One version of a workflow, ready to be started."""
 
@@ -40,7 +50,17 @@ class Launchable:
     version: int
     content_hash: str
     archived: bool
-    inputs: InputCheck
+    compiled: Compiled
+
+    @property
+    def inputs(self) -> InputCheck:
+        """What its input must be."""
+        return self.compiled.inputs
+
+    @property
+    def definition(self) -> WorkflowDefinition:
+        """What it does."""
+        return self.compiled.definition
 
 
 @dataclass(slots=True)
@@ -56,7 +76,7 @@ class Catalogue:
         self._connection = connection
         self._store: WorkflowStore | None = None
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
-        self._compiled: OrderedDict[str, InputCheck] = OrderedDict()
+        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._reading: dict[_Key, asyncio.Task[Launchable]] = {}
         self._generation = 0
 
@@ -117,7 +137,7 @@ class Catalogue:
             workflow.version,
             workflow.content_hash,
             workflow.archived_at is not None,
-            self._inputs_of(workflow),
+            self._compiled_of(workflow),
         )
         if generation == self._generation:
             self._entries[key] = _Entry(launchable, time.monotonic())
@@ -125,12 +145,14 @@ class Catalogue:
                 self._entries.popitem(last=False)
         return launchable
 
-    def _inputs_of(self, workflow: Workflow) -> InputCheck:
-        check = self._compiled.get(workflow.content_hash)
-        if check is None:
+    def _compiled_of(self, workflow: Workflow) -> Compiled:
+        compiled = self._compiled.get(workflow.content_hash)
+        if compiled is None:
             assert workflow.definition is not None
-            check = InputCheck(WorkflowDefinition.model_validate_json(workflow.definition))
-            self._compiled[workflow.content_hash] = check
+            definition = WorkflowDefinition.model_validate_json(workflow.definition)
+            has_calls = next(calls_of(definition), None) is not None
+            compiled = Compiled(definition, InputCheck(definition), has_calls)
+            self._compiled[workflow.content_hash] = compiled
             if len(self._compiled) > ENTRIES_MAX:
                 self._compiled.popitem(last=False)
-        return check
+        return compiled

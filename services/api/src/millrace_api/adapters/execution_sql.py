@@ -7,8 +7,31 @@ STEPS = "SELECT * FROM telemetry.steps_now WHERE execution_id = $1 AND item = -1
 STEP = "SELECT * FROM telemetry.steps_now WHERE execution_id = $1 AND step = $2 AND item = $3"
 
 ITEMS = """
-SELECT execution_id, step, item, status, retry_count, error, started_at, completed_at
+SELECT execution_id, step, item, status, retry_count, error, started_at, completed_at,
+    reason, wait_reason, wait_until, signal, child_id, cached, reused_from
 FROM telemetry.steps_now WHERE execution_id = $1 AND step = $2 AND item >= 0 ORDER BY item"""
+
+ITEM_COUNTS = """
+SELECT step, status, count(*) AS items
+FROM telemetry.steps_now WHERE execution_id = $1 AND item >= 0 GROUP BY step, status"""
+
+# Items that have not ended, without their values: what their execution waits for. A few of them say it all.
+OPEN_ITEMS = """
+SELECT execution_id, step, item, status, attempt, retry_count, error, error_category, runner, wait_until, wait_reason,
+    signal, iteration, child_id, scheduled_at, started_at, updated_at
+FROM telemetry.steps_now
+WHERE execution_id = $1 AND item >= 0 AND status IN ('pending', 'queued', 'running', 'waiting')
+ORDER BY step_order, item LIMIT $2"""
+
+ATTEMPT_STARTS = """
+SELECT step, item, attempt, started_at, runner FROM telemetry.attempt_starts
+WHERE execution_id = $1 ORDER BY started_at DESC LIMIT $2"""
+
+ATTEMPTS = """
+SELECT attempt, status, started_at, finished_at, error, runner, tokens_used, cost_usd, llm_calls
+FROM telemetry.attempts WHERE execution_id = $1 AND step = $2 AND item = $3 ORDER BY attempt LIMIT $4"""
+
+TRANSITIONS = "SELECT version, at, events FROM telemetry.transitions WHERE execution_id = $1 ORDER BY version"
 
 # A list shows no inputs, results or steps: those are one request away, and a page of them could be gigabytes.
 _LIST_COLUMNS = """id, workflow_id, workflow_name, workflow_version, execution_number, execution_name, status, priority,

@@ -7,14 +7,20 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from millrace_api.adapters import execution_sql as sql
 from millrace_api.domain.filters import ExecutionFilter, order_by, where
 from millrace_api.domain.rendering import Row
+from millrace_shared.messages import LOG_VERSION, Event, Transition
 from millrace_shared.postgres import Pool
 
 NOT_THERE_YET = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)
 """The telemetry service has not made its tables yet: nothing is projected."""
+
+
+ATTEMPT_STARTS_MAX = 1_000
+"""Attempts of one execution that are looked at when it is asked what runs: the last ones that were begun."""
 
 
 class ProjectionReader:
@@ -43,6 +49,35 @@ class ProjectionReader:
         """Return the items of a `for_each` step, without their values."""
         return _rows(await self._pool.fetch(sql.ITEMS, execution_id, step))
 
+    async def item_counts(self, execution_id: str) -> dict[tuple[str, str], int]:
+        """Return how many items of each `for_each` step have which status."""
+        records = await self._pool.fetch(sql.ITEM_COUNTS, execution_id)
+        return {(record["step"], record["status"]): record["items"] for record in records}
+
+    async def open_items(self, execution_id: str, limit: int) -> list[Row]:
+        """Return items that have not ended, without their values."""
+        return _rows(await self._pool.fetch(sql.OPEN_ITEMS, execution_id, limit))
+
+    async def attempt_starts(self, execution_id: str) -> dict[tuple[str, int, int], tuple[datetime, str]]:
+        """Return when and where the attempts that were begun last began, by step, item and attempt."""
+        records = await self._pool.fetch(sql.ATTEMPT_STARTS, execution_id, ATTEMPT_STARTS_MAX)
+        return {(one["step"], one["item"], one["attempt"]): (one["started_at"], one["runner"]) for one in records}
+
+    async def attempts(self, execution_id: str, step: str, item: int, limit: int) -> list[Row]:
+        """Return the attempts of a step, or of one item of it, that have ended, oldest first."""
+        return _rows(await self._pool.fetch(sql.ATTEMPTS, execution_id, step, item, limit))
+
+    async def transitions(self, execution_id: str) -> list[Transition]:
+        """Return the copy of an execution's log, in order; empty when there is none."""
+        try:
+            rows = await self._pool.fetch(sql.TRANSITIONS, execution_id)
+        except NOT_THERE_YET:
+            return []
+        return [
+            Transition(LOG_VERSION, execution_id, row["version"], row["at"].timestamp(), _events(row["events"]))
+            for row in rows
+        ]
+
     async def page(self, workspace: str, chosen: ExecutionFilter, limit: int, skip: int) -> tuple[list[Row], int]:
         """Return the executions of a page, and how many there are on all pages."""
         condition, values = where(workspace, chosen)
@@ -70,6 +105,10 @@ class ProjectionReader:
             except NOT_THERE_YET:
                 return {}, {}
         return dict(row or {}), {failure["category"]: failure["failures"] for failure in failures}
+
+
+def _events(document: Any) -> tuple[Event, ...]:
+    return msgspec.convert(document, tuple[Event, ...], str_keys=True)
 
 
 def _rows(records: Sequence[asyncpg.Record]) -> list[Row]:

@@ -59,4 +59,12 @@ WHERE w.workspace = $1 AND w.id = $2 AND ($3::bigint IS NULL OR v.version < $3)
 ORDER BY v.version DESC
 LIMIT $4 OFFSET $5"""
 
+KNOWN = """
+SELECT name, latest_version, archived_at IS NOT NULL AS archived
+FROM config.workflows WHERE workspace = $1 AND name = ANY($2::text[])"""
+
+NAMES = """
+SELECT name FROM config.workflows WHERE workspace = $1 AND archived_at IS NULL
+ORDER BY updated_at DESC LIMIT $2"""
+
 DEFINITION_BY_HASH = "SELECT definition FROM config.workflow_versions WHERE content_hash = $1 LIMIT 1"

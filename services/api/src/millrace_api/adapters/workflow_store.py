@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
 from millrace_api.adapters import workflow_sql as sql
+from millrace_api.domain.uses import Known
 from millrace_api.domain.workflows import Draft, Workflow
 from millrace_api.errors import Refused
 from millrace_api.identity import Identity
@@ -15,6 +16,9 @@ from millrace_shared.bus.errors import WrongLastSequence
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.ids import new_id
 from millrace_shared.postgres import Pool
+
+NAMES_MAX = 10_000
+"""Names that are compared with one that does not exist."""
 
 
 class WorkflowStore:
@@ -127,6 +131,15 @@ class WorkflowStore:
         if workflow_id is None:
             raise not_found(ref)
         return workflow_id
+
+    async def known(self, workspace: str, names: Collection[str]) -> dict[str, Known]:
+        """Return what there is of these names, archived ones included."""
+        rows = await self._pool.fetch(sql.KNOWN, workspace, list(names))
+        return {row["name"]: Known(row["latest_version"], row["archived"]) for row in rows}
+
+    async def names(self, workspace: str) -> list[str]:
+        """Return the names of a workspace's workflows, for suggestions: those that changed last."""
+        return [row["name"] for row in await self._pool.fetch(sql.NAMES, workspace, NAMES_MAX)]
 
     async def page(
         self,

@@ -104,11 +104,12 @@ def read(kind: type[Body], body: bytes) -> Body:
     Raises:
         Refused: `request_invalid`, naming the field.
     """
-    return decode(_decoder(kind), body or b"{}")
+    decoder: msgspec.json.Decoder[Body] = _decoder(kind)
+    return decode(decoder, body or b"{}")
 
 
 @cache
-def _decoder(kind: type[Body]) -> msgspec.json.Decoder[Body]:
+def _decoder(kind: type[msgspec.Struct]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 

@@ -339,7 +339,7 @@ def _decision(state: UnitState) -> str:
     """Return how, by whom and when a step was decided, as far as its output or its error says."""
     if state.error is None:
         told = state.output.data if isinstance(state.output.data, dict) else {}
-        how = "approved" if told.get("approved") else "rejected" if told else state.status
+        how = str(state.status) if not told else "approved" if told.get("approved") else "rejected"
     else:
         told = state.error.detail
         how = "too late" if state.error.category == "timeout" else "rejected"
@@ -365,9 +365,9 @@ def _check_form(form: JsonSchema | None, entered: Any) -> None:
         raise Refused("form_invalid", "data: the approval has no form: leave it out", [mistake])
     mistakes: list[Mistake] = []
     for error in validator(form).iter_errors({} if entered is None else entered):
-        place, message = explain(error)
+        at, message = explain(error)
         kind = str(error.validator)
-        mistakes.append({"loc": ["body", "data", *place], "msg": message, "type": kind, "input": error.instance})
+        mistakes.append({"loc": ["body", "data", *at], "msg": message, "type": kind, "input": error.instance})
         if len(mistakes) == FORM_MISTAKES_MAX:
             break
     if mistakes:

@@ -11,13 +11,17 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from millrace_api.adapters.acceptance import Acceptance
+from millrace_api.adapters.bulk import Bulk
 from millrace_api.adapters.definitions import Definitions
+from millrace_api.adapters.derivation import Derivation
 from millrace_api.adapters.drafting import Drafting
 from millrace_api.adapters.event_log import EventLog
 from millrace_api.adapters.execution_watch import ExecutionWatch
 from millrace_api.adapters.executions import Executions
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
+from millrace_api.adapters.steering import Steering
+from millrace_api.adapters.uses import Uses
 from millrace_api.adapters.waiting import Waiting
 from millrace_api.adapters.workflow_feed import WorkflowFeed
 from millrace_api.adapters.workflow_store import WorkflowStore
@@ -44,6 +48,10 @@ class Adapters:
     projection: ProjectionReader
     event_log: EventLog
     inbox: GroupCommit
+    steering: Steering
+    derivation: Derivation
+    bulk: Bulk
+    uses: Uses
     workflows: WorkflowStore
     drafting: Drafting
     definitions: Definitions

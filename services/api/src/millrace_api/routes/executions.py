@@ -10,9 +10,9 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from millrace_api.adapters.acceptance import Accepted
 from millrace_api.adapters.executions import Execution
 from millrace_api.domain import rendering
-from millrace_api.domain.documents import decode
 from millrace_api.domain.filters import (
     ExecutionFilter,
     cursor_of,
@@ -23,6 +23,7 @@ from millrace_api.domain.filters import (
     sequence_cursor,
 )
 from millrace_api.domain.launch import BODY_BYTES_MAX, decode_launch, wait_seconds
+from millrace_api.domain.requests import Cancel, read
 from millrace_api.errors import Refused
 from millrace_api.identity import Identity
 from millrace_api.routes import shapes
@@ -90,10 +91,16 @@ async def launch(request: Request, identity: Identity, workflow: str | None) -> 
     else:
         accepted = await offered.acceptance.store(candidate)
         status = 202 if accepted.first else 200
+    return await accepted_answer(request, identity, accepted, status)
+
+
+async def accepted_answer(request: Request, identity: Identity, accepted: Accepted, status: int) -> Response:
+    """Answer with an execution that is durable."""
     stored = accepted.request
     shown = rendering.accepted(stored.execution_id, stored.execution_name, stored.workflow_id, stored.requested_at)
     if not accepted.first:
-        shown["status"] = (await offered.executions.get(identity.workspace, stored.execution_id)).row["status"]
+        found = await adapters(request).executions.get(identity.workspace, stored.execution_id)
+        shown["status"] = found.row["status"]
     return Json(shown, status, {"Location": f"{PREFIX}/executions/{stored.execution_id}"})
 
 
@@ -107,12 +114,18 @@ async def list_executions(
     execution_name: Annotated[str | None, Query(max_length=200)] = None,
     started_after: Annotated[datetime | None, Query(description="Started at this time or later.")] = None,
     started_before: Annotated[datetime | None, Query(description="Started before this time.")] = None,
+    parent_id: Annotated[
+        str | None, Query(max_length=64, description="Of this execution's steps: those that perform them.")
+    ] = None,
+    include: Annotated[
+        Literal["children"] | None, Query(description="`children`: those of sub-workflows, groups and plans, too.")
+    ] = None,
     sort: Annotated[Literal["-created_at", "created_at"], Query(description="Newest or oldest first.")] = "-created_at",
     limit: Limit = LIMIT,
     skip: Skip = 0,
     cursor: Cursor = None,
 ) -> Response:
-    """List executions as far as they are projected, newest first."""
+    """List executions as far as they are projected, newest first; those at the top unless children are asked for."""
     chosen = ExecutionFilter(
         workflow_id=workflow_id and await adapters(request).workflows.id_of(caller.workspace, workflow_id),
         statuses=read_statuses(status),
@@ -120,6 +133,8 @@ async def list_executions(
         execution_name=execution_name,
         started_after=shapes.utc(started_after),
         started_before=shapes.utc(started_before),
+        parent_id=parent_id,
+        scope="top" if include is None else "all",
         sort=sort,
         after=read_cursor(cursor),
     )
@@ -223,13 +238,6 @@ async def list_events(
     return Json({"items": events, "limit": limit, "next_cursor": next_cursor})
 
 
-class _Cancel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    reason: Annotated[str, msgspec.Meta(max_length=1_000)] | None = None
-
-
-_cancel_decoder = msgspec.json.Decoder(_Cancel)
-
-
 @router.post(
     "/executions/{execution_id}/cancel",
     status_code=202,
@@ -244,7 +252,7 @@ async def cancel_execution(request: Request, caller: Caller, execution_id: str) 
     """
     offered = adapters(request)
     body = await read_body(request, CANCEL_BODY_BYTES_MAX)
-    wanted = decode(_cancel_decoder, body or b"{}")
+    wanted = read(Cancel, body)
     status = await offered.executions.ended(caller.workspace, execution_id)
     if status is not None:
         raise Refused("execution_already_finished", f"the execution has ended already: {status}")

@@ -48,6 +48,9 @@ class Launch(BaseModel):
     input: dict[str, Any] | None = Field(None, description="Checked against the workflow's `inputs`.")
     priority: Literal["high", "normal", "low"] = "normal"
     labels: dict[str, str] = Field({}, description="At most 32, to find executions by.")
+    breakpoints: list[str] | None = Field(
+        None, description="Steps that are held before they begin, by id; `*` is every one."
+    )
 
 
 class Accepted(BaseModel):

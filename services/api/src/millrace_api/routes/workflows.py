@@ -21,6 +21,7 @@ from millrace_api.domain.filters import (
 from millrace_api.domain.measures import measures
 from millrace_api.domain.workflows import SOURCE_BYTES_MAX, Draft, render, render_version
 from millrace_api.errors import Refused
+from millrace_api.identity import Identity
 from millrace_api.routes import shapes
 from millrace_api.routes.exchange import (
     LIMIT,
@@ -43,9 +44,12 @@ Ref = Annotated[str, Path(min_length=1, max_length=200, description="Id or name 
 Version = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
-async def _draft(request: Request) -> Draft:
+async def _draft(request: Request, caller: Identity) -> Draft:
     source = await read_body(request, SOURCE_BYTES_MAX)
-    return await adapters(request).drafting.draft(source)
+    offered = adapters(request)
+    draft = await offered.drafting.draft(source)
+    await offered.uses.check(caller.workspace, draft)
+    return draft
 
 
 @router.post(
@@ -57,7 +61,7 @@ async def _draft(request: Request) -> Draft:
 )
 async def create_workflow(request: Request, caller: Caller) -> Response:
     """Save the first version of a workflow. Every mistake in the definition is reported at once."""
-    draft = await _draft(request)
+    draft = await _draft(request, caller)
     workflow = await adapters(request).workflows.create(caller, draft)
     shown = render(workflow) | {"warnings": list(draft.warnings)}
     return Json(shown, 201, {"Location": f"{PREFIX}/workflows/{workflow.id}"})
@@ -69,9 +73,9 @@ async def create_workflow(request: Request, caller: Caller) -> Response:
     responses=shapes.json_of(shapes.Checked),
     openapi_extra=shapes.DEFINITION_BODY,
 )
-async def check_workflow(request: Request, caller: Caller) -> Response:  # noqa: ARG001  the caller must be known
+async def check_workflow(request: Request, caller: Caller) -> Response:
     """Check a definition: 200, or 422 with every mistake, its place, and what would be right."""
-    draft = await _draft(request)
+    draft = await _draft(request, caller)
     return Json(
         {
             "valid": True,
@@ -118,7 +122,7 @@ async def save_workflow(request: Request, caller: Caller, ref: Ref) -> Response:
 
     A workflow that does not exist yet is made when the path is its name.
     """
-    draft = await _draft(request)
+    draft = await _draft(request, caller)
     store = adapters(request).workflows
     try:
         workflow, changed = await store.save(caller, ref, draft)
@@ -193,9 +197,11 @@ async def list_workflow_executions(
     skip: Skip = 0,
     cursor: Cursor = None,
 ) -> Response:
-    """List the executions of one workflow, newest first."""
+    """List the executions of one workflow, newest first; those that steps of other workflows started, too."""
     workflow_id = await adapters(request).workflows.id_of(caller.workspace, ref)
-    chosen = ExecutionFilter(workflow_id=workflow_id, statuses=read_statuses(status), after=read_cursor(cursor))
+    chosen = ExecutionFilter(
+        workflow_id=workflow_id, statuses=read_statuses(status), scope="workflows", after=read_cursor(cursor)
+    )
     return await page_of_executions(request, caller, chosen, limit, skip)
 
 
