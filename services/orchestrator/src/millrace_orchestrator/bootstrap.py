@@ -13,6 +13,7 @@ from millrace_orchestrator.adapters.plans import Plans
 from millrace_orchestrator.adapters.sweeper import Sweeper
 from millrace_orchestrator.adapters.timers import ShortTimers
 from millrace_orchestrator.decider import Decider
+from millrace_orchestrator.domain.fairness import Crowds
 from millrace_orchestrator.engine import Engine
 from millrace_orchestrator.settings import OrchestratorSettings
 from millrace_shared.blobs import Blobs
@@ -34,13 +35,14 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
     try:
         await ensure_streams(connection, settings.nats_replicas)
         publisher = await Publisher(connection).start()
-        plans = Plans(connection)
+        plans = Plans(connection, publisher)
         with BoundedEvaluator() as evaluator:
             journal = Journal(connection, publisher, plans)
             decider = Decider(journal, plans, Blobs(settings.blobs), evaluator.evaluate)
-            engine = Engine(journal, decider, publisher, settings.orchestrator_cache_max)
-            timers = ShortTimers(engine.timer_fired)
-            engine.inbox = Inbox(connection, engine.arrive)
+            crowds = Crowds()
+            engine = Engine(journal, decider, publisher, crowds, settings.orchestrator_cache_max)
+            engine.timers = timers = ShortTimers(engine.timer_fired)
+            engine.inbox = Inbox(connection, engine)
             engine.dispatcher = Dispatcher(
                 connection, publisher, timers, engine.release, settings.orchestrator_timer_horizon_s
             )

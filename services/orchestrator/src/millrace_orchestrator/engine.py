@@ -1,8 +1,8 @@
 """The engine: takes what has arrived, decides, commits, and has done what follows. One tick after the other.
 
-    arrivals ─► decode ─► group by execution ─► load ─► decide ─► commit (one fsync) ─► perform commands ─► acknowledge
+    intake ─► decode ─► group by execution ─► load ─► decide ─► commit (one fsync) ─► perform commands ─► acknowledge
 
-A tick takes everything that has arrived, so under load the transitions of many executions share a commit, and a single
+A tick takes much of what has arrived, so under load the transitions of many executions share a commit, and a single
 execution waits for nobody. Whatever fails on the way is not acknowledged and comes again; the state machine makes that
 harmless, and a message that comes again also has its execution's outstanding commands performed again.
 """
@@ -12,15 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.dispatcher import Dispatcher
-from millrace_orchestrator.adapters.inbox import Arrival, Inbox
+from millrace_orchestrator.adapters.inbox import Arrival, Inbox, is_start
 from millrace_orchestrator.adapters.journal import Append, Execution, Journal
+from millrace_orchestrator.adapters.timers import ShortTimers
 from millrace_orchestrator.decider import Decider
+from millrace_orchestrator.domain.fairness import Crowds
 from millrace_orchestrator.errors import EngineStopped
+from millrace_orchestrator.intake import Intake
 from millrace_orchestrator.turn import Turn
 from millrace_shared import subjects
 from millrace_shared.bus.dead import bury
@@ -30,11 +33,11 @@ from millrace_shared.bus.pull import Delivery
 from millrace_shared.bus.streams import LEASE_DELIVERIES_MAX
 from millrace_shared.codec import decode_inbox, encode
 from millrace_shared.errors import MessageInvalid, MillraceError, RetryableError
+from millrace_shared.ids import partition_of
 from millrace_shared.messages import ExecutionFinished, InboxMessage, StartRequest, TimerFired
 
 log = logging.getLogger(__name__)
 
-TICK_MESSAGES_MAX = 500
 ORPHAN_DELIVERIES_MAX = 10
 """A message for an execution that never starts is looked at this often, then it is a dead letter."""
 RETRY_DELAY_S = 0.5
@@ -54,25 +57,40 @@ class Engine:
         journal: Journal,
         decider: Decider,
         publisher: Publisher,
+        crowds: Crowds,
         cache_max: int,
     ) -> None:
         self._journal = journal
         self._decider = decider
         self._publisher = publisher
+        self._crowds = crowds
         self._cache_max = cache_max
-        self._arrivals: deque[Arrival] = deque()
-        self._wake = asyncio.Event()
+        self._intake = Intake()
         self._executions: OrderedDict[str, Execution] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._leases: dict[str, Delivery] = {}
         self._task: asyncio.Task[None] | None = None
         self.inbox: Inbox
         self.dispatcher: Dispatcher
+        self.timers: ShortTimers
 
-    def arrive(self, arrival: Arrival) -> None:
-        """Take in something to decide on."""
-        self._arrivals.append(arrival)
-        self._wake.set()
+    def arrive(self, arrival: Arrival, *, under_way: bool = False) -> None:
+        """Take in something to decide on. `under_way`: a start whose execution is known to have begun."""
+        begun = under_way or subjects.execution_id_of(arrival.subject) in self._executions
+        self._intake.put(arrival, under_way=begun)
+
+    def lose(self, partition: int) -> None:
+        """Forget what was delivered of a partition, which is another's now, and what is known of its executions.
+
+        Believing otherwise would be harmless, since the fence of the log decides, but it would be work in vain.
+        """
+        self.inbox.release(partition, self._intake.forget(partition))
+        for execution_id in [one for one in self._leases if partition_of(one) == partition]:
+            del self._leases[execution_id]
+        for execution_id in [one for one in self._executions if partition_of(one) == partition]:
+            del self._executions[execution_id]
+        self._crowds.lose(partition)
+        self.timers.lose(partition)
 
     def timer_fired(self, fired: TimerFired) -> None:
         """Take in a timer of our own."""
@@ -84,6 +102,7 @@ class Engine:
         if lease is not None:
             lease.ack()
         self._executions.pop(execution_id, None)
+        self._crowds.forget(execution_id)
         self._finished[execution_id] = None
         if len(self._finished) > FINISHED_REMEMBERED:
             self._finished.popitem(last=False)
@@ -96,7 +115,7 @@ class Engine:
         """Finish the tick in hand, and stop. What has not been decided is not acknowledged, so others get it."""
         if self._task is not None:
             task, self._task = self._task, None
-            self._wake.set()
+            self._intake.wake()
             await task
 
     async def check(self) -> None:
@@ -106,12 +125,10 @@ class Engine:
 
     async def _run(self) -> None:
         while True:
-            await self._wake.wait()
+            await self._intake.wait()
             if self._task is None:
                 return
-            batch = [self._arrivals.popleft() for _ in range(min(len(self._arrivals), TICK_MESSAGES_MAX))]
-            if not self._arrivals:
-                self._wake.clear()
+            batch = self._intake.batch()
             started = time.monotonic()
             try:
                 await self._tick(batch)
@@ -126,6 +143,7 @@ class Engine:
     async def _tick(self, batch: Sequence[Arrival]) -> None:
         try:
             turns = await self._sort(batch)
+            await self._look_for_logs(turns)
             await asyncio.gather(*(self._decider.load(turn) for turn in turns if turn.execution is None))
             for turn in turns:
                 await self._decider.decide(turn)
@@ -136,8 +154,15 @@ class Engine:
             self._trim()
         finally:
             for arrival in batch:
-                if arrival.delivery is not None:
+                if arrival.delivery is not None and not is_start(arrival.subject):
                     self.inbox.release(subjects.partition_in(arrival.subject))
+
+    async def _look_for_logs(self, turns: Iterable[Turn]) -> None:
+        """Find out at once which of the starts that came again have no log: there may be thousands after a takeover."""
+        again = [turn for turn in turns if turn.execution is None and turn.is_again and turn.start is not None]
+        begun = await self._journal.begun([turn.execution_id for turn in again])
+        for turn in again:
+            turn.is_fresh = turn.execution_id not in begun
 
     async def _sort(self, batch: Iterable[Arrival]) -> list[Turn]:
         """Decode, bury what cannot be decoded, and group by execution in order of arrival."""
@@ -189,8 +214,7 @@ class Engine:
         committed = [turn for turn in turns if turn.failed is None]
         for turn in committed:
             if turn.after is not None:
-                self._executions[turn.execution_id] = turn.after
-                self._executions.move_to_end(turn.execution_id)
+                self._remember(turn.execution_id, turn.after)
             for arrival, message in turn.arrivals:
                 if isinstance(message, StartRequest) and arrival.delivery is not None:
                     await self._hold(turn.execution_id, arrival.delivery)
@@ -200,6 +224,12 @@ class Engine:
             log.warning("commands of %d executions not performed, they will be: %s", len(committed), error)
             for turn in committed:
                 turn.failed = turn.failed or error
+
+    def _remember(self, execution_id: str, execution: Execution) -> None:
+        self._executions[execution_id] = execution
+        self._executions.move_to_end(execution_id)
+        if execution.state is not None:
+            self._crowds.note(execution_id, execution.state.request.workspace, execution.state.running)
 
     async def _hold(self, execution_id: str, lease: Delivery) -> None:
         """Keep a start message unacknowledged until the execution ends; put a new one in place of an old one."""

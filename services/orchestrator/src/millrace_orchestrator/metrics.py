@@ -7,6 +7,8 @@
 | `millrace_orchestrator_finished_total{status}` | counter | executions that ended, by status |
 | `millrace_orchestrator_tick_messages` | histogram | inbox messages handled at once |
 | `millrace_orchestrator_tick_seconds` | histogram | from taking them to acknowledging them |
+| `millrace_orchestrator_waiting_starts` | gauge | starts that wait in the lines of their workspaces |
+| `millrace_orchestrator_starts_given_back_total` | counter | starts left to the server for a while: no room in memory |
 | `millrace_orchestrator_fences_lost_total` | counter | commits refused because somebody else wrote first |
 | `millrace_orchestrator_logs_folded_total` | counter | executions read from their log because they were not in memory |
 | `millrace_orchestrator_reemitted_total` | counter | commands given again after a takeover or a redelivery |
@@ -37,6 +39,8 @@ tick_seconds = Histogram(
     "From taking messages to acknowledging them.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
 )
+waiting_starts = Gauge(f"{_PREFIX}_waiting_starts", "Starts that wait in the lines of their workspaces.")
+starts_given_back = Counter(f"{_PREFIX}_starts_given_back_total", "Starts left to the server: no room in memory.")
 fences_lost = Counter(f"{_PREFIX}_fences_lost_total", "Commits refused because somebody else wrote first.")
 logs_folded = Counter(f"{_PREFIX}_logs_folded_total", "Executions read from their log.")
 reemitted = Counter(f"{_PREFIX}_reemitted_total", "Commands given again after a takeover or a redelivery.")

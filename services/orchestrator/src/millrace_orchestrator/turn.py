@@ -20,6 +20,7 @@ class Turn:
         arrivals: what arrived for it, decoded, in order.
         execution: the execution before the turn; None while it is not known, or when there is none.
         from_memory: whether `execution` was in memory, and so may be out of date.
+        is_fresh: whether the execution is known to have no log, although its start may have come before.
         after: the execution after the turn; None when there is none.
         events: what was decided; empty when nothing follows.
         payload: the transition, encoded.
@@ -31,6 +32,7 @@ class Turn:
     arrivals: list[tuple[Arrival, InboxMessage]] = field(default_factory=list)
     execution: Execution | None = None
     from_memory: bool = False
+    is_fresh: bool = False
     after: Execution | None = None
     events: tuple[Event, ...] = ()
     payload: bytes = b""

@@ -178,7 +178,7 @@ async def test_an_old_lease_is_renewed_at_the_end_of_the_stream(
     await bus.eventually(renewed, "the first lease to be given up")
     assert (await bus.stored("INBOX", subjects.start(execution)))[-1].sequence > old
     partition = int(subjects.start(execution).split(".")[1])
-    starts = [one.subject async for one in active_starts(bus.connection, partition)]
+    starts = [one.start.subject async for one in active_starts(bus.connection, partition)]
     assert starts == [subjects.start(execution)]
     await bus.perform(execution, "a")
     await bus.ended(execution)
@@ -202,7 +202,7 @@ async def test_a_scan_finds_what_has_no_end(
         await bus.has_queued(execution, "a@1")
     await stop_engine(engine)
     unseen = [await bus.start(definition, execution_id=next(ids)) for _ in range(3)]
-    found = [subjects.execution_id_of(stored.subject) async for stored in active_starts(bus.connection, 4)]
+    found = [subjects.execution_id_of(one.start.subject) async for one in active_starts(bus.connection, 4)]
     assert found == [blocker, *running, *unseen], "those that have ended are left out although their starts are there"
 
 

@@ -16,6 +16,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from nats.aio.subscription import Subscription
 
@@ -55,12 +56,27 @@ class Arrival:
     again: bool = False
 
 
-class Inbox:
-    """Delivers every partition's messages to `arrive`."""
+class Recipient(Protocol):
+    """Who the inbox delivers to."""
 
-    def __init__(self, connection: Connection, arrive: Callable[[Arrival], None]) -> None:
+    def arrive(self, arrival: Arrival, *, under_way: bool = False) -> None:
+        """Take in something to decide on. `under_way`: a start whose execution is known to have begun."""
+
+    def lose(self, partition: int) -> None:
+        """A partition is another's now: forget what was delivered of it."""
+
+
+def is_start(subject: str) -> bool:
+    """Whether an inbox subject is that of a start, the lease on its execution."""
+    return subject.endswith(".start")
+
+
+class Inbox:
+    """Delivers every partition's messages to the recipient."""
+
+    def __init__(self, connection: Connection, recipient: Recipient) -> None:
         self._connection = connection
-        self._arrive = arrive
+        self._recipient = recipient
         self._loops: list[PullLoop] = []
         self._scans: dict[int, asyncio.Task[None]] = {}
         self._advisories: Subscription | None = None
@@ -99,17 +115,23 @@ class Inbox:
             if loop.pinned:
                 self._connection.send(f"$JS.API.CONSUMER.UNPIN.INBOX.inbox-{partition}", _GROUP)
 
-    def release(self, partition: int) -> None:
-        """A delivered message of `partition` has been decided."""
-        self._loops[partition].release()
+    def release(self, partition: int, count: int = 1) -> None:
+        """Delivered messages of `partition`, other than starts, have been decided."""
+        self._loops[partition].release(count)
 
     def _delivered(self, delivery: Delivery) -> None:
-        self._arrive(Arrival(delivery.subject, delivery.payload, delivery, again=delivery.delivered_count > 1))
+        if is_start(delivery.subject):  # it may wait long for its turn, and must not hold up what comes after it
+            self.release(subjects.partition_in(delivery.subject))
+        again = delivery.delivered_count > 1
+        self._recipient.arrive(Arrival(delivery.subject, delivery.payload, delivery, again=again))
 
     def _pinned(self, partition: int) -> Callable[[bool], None]:
         def changed(is_holder: bool) -> None:
             if is_holder:
                 self._scan(partition)
+            else:
+                log.info("partition %d is another's now", partition)
+                self._recipient.lose(partition)
 
         return changed
 
@@ -129,21 +151,31 @@ class Inbox:
     async def _take_over(self, partition: int) -> None:
         """Hand over the start of everything active in the partition, as if it had been delivered again."""
         while True:
+            count = 0
             try:
-                active = [stored async for stored in active_starts(self._connection, partition)]
+                async for active in active_starts(self._connection, partition):
+                    arrival = Arrival(active.start.subject, active.start.payload, again=True)
+                    self._recipient.arrive(arrival, under_way=active.begun)
+                    count += 1
             except (BusUnavailable, BusRefused) as error:
                 log.warning("partition %d cannot be scanned, trying again: %s", partition, error)
                 await asyncio.sleep(SCAN_RETRY_S)
             else:
-                for stored in active:
-                    self._arrive(Arrival(stored.subject, stored.payload, again=True))
                 metrics.takeovers.inc()
-                if active:
-                    log.info("partition %d: %d active executions looked at again", partition, len(active))
+                if count:
+                    log.info("partition %d: %d active executions are looked at again", partition, count)
                 return
 
 
-async def active_starts(connection: Connection, partition: int) -> AsyncIterator[Stored]:
+@dataclass(frozen=True, slots=True)
+class Active:
+    """An active execution's start. `begun` says that it has a log."""
+
+    start: Stored
+    begun: bool
+
+
+async def active_starts(connection: Connection, partition: int) -> AsyncIterator[Active]:
     """Yield the start messages of a partition's active executions.
 
     Raises:
@@ -155,16 +187,16 @@ async def active_starts(connection: Connection, partition: int) -> AsyncIterator
     async for stored in read_subject(connection, "INBOX", f"in.{partition}.*.start", floor + 1):
         page.append(stored)
         if len(page) == PAGE_MESSAGES:
-            for start in await _without_end(connection, page):
-                yield start
+            for active in await _without_end(connection, page):
+                yield active
             page = []
-    for start in await _without_end(connection, page):
-        yield start
+    for active in await _without_end(connection, page):
+        yield active
 
 
-async def _without_end(connection: Connection, starts: list[Stored]) -> list[Stored]:
+async def _without_end(connection: Connection, starts: list[Stored]) -> list[Active]:
     """Return those starts whose execution's log has no end."""
-    by_log = {subjects.log(subjects.execution_id_of(start.subject)): start for start in starts}
+    by_log = {subjects.log(subjects.execution_id_of(start.subject)): Active(start, begun=False) for start in starts}
     for last in await read_last_of_each(connection, "EVENTS", list(by_log)):
         try:
             ended = isinstance(decode_transition(last.payload).events[-1], ExecutionFinished)
@@ -172,4 +204,6 @@ async def _without_end(connection: Connection, starts: list[Stored]) -> list[Sto
             ended = False
         if ended:
             by_log.pop(last.subject, None)
+        elif last.subject in by_log:
+            by_log[last.subject] = Active(by_log[last.subject].start, begun=True)
     return list(by_log.values())

@@ -15,7 +15,7 @@ from millrace_orchestrator.domain.state import ExecutionState
 from millrace_orchestrator.errors import DefinitionMissing, ExecutionBroken
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_log
+from millrace_shared.bus.log_reader import read_last_of_each, read_log
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import decode_transition
 from millrace_shared.errors import MillraceError
@@ -70,10 +70,22 @@ class Journal:
         if not isinstance(started, ExecutionStarted):
             raise NotStarted(f"the log of {execution_id} does not begin with execution.started")
         try:
-            plan = await self._plans.get(started.request.definition)
+            plan = await self._plans.get(started.request.definition, started.request.part)
         except DefinitionMissing as error:
             raise ExecutionBroken(f"it has started, and {error}") from error
         return Execution(plan, fold(plan, transitions), stored[-1].sequence)
+
+    async def begun(self, execution_ids: Sequence[str]) -> set[str]:
+        """Return which of these executions have a log.
+
+        Raises:
+            BusUnavailable: the server did not answer.
+        """
+        if not execution_ids:
+            return set()
+        logs = [subjects.log(execution_id) for execution_id in execution_ids]
+        found = await read_last_of_each(self._connection, "EVENTS", logs)
+        return {subjects.execution_id_of(stored.subject) for stored in found}
 
     async def append(self, appends: Sequence[Append]) -> list[int | MillraceError]:
         """Append transitions of different executions, each under its own fence, with as few fsyncs as possible.

@@ -18,7 +18,7 @@ from millrace_shared import subjects
 from millrace_shared.bus import headers
 from millrace_shared.bus.connection import Connection
 from millrace_shared.codec import encode
-from millrace_shared.ids import attempt_key
+from millrace_shared.ids import attempt_key, partition_of
 from millrace_shared.messages import TimerFired
 
 FIRED_TTL_S = 3600
@@ -56,6 +56,11 @@ class ShortTimers:
                 entry for entry in self._heap if entry[2] in self._armed and self._armed[entry[2]][0] == entry[0]
             ]
             heapq.heapify(self._heap)
+
+    def lose(self, partition: int) -> None:
+        """Drop all timers of a partition: whoever holds it now arms them again."""
+        for execution_id in [one for one in self._of_execution if partition_of(one) == partition]:
+            self.forget(execution_id)
 
     def stop(self) -> None:
         """Fire nothing more."""
