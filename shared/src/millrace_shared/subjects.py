@@ -9,18 +9,23 @@
 | `timer.fire.<p>.<exec>.<id>` | the server's scheduler | INBOX (sourced) | a long timer, fired |
 | `ev.<p>.<exec>` | orchestrator | telemetry, api | the log: one transition per message |
 | `live.<p>.<exec>` | the server (republished) | api | the log as it grows, not stored |
-| `work.<kind>.<priority>.<p>.<exec>.<attempt key>` | orchestrator | agent-runner | one step attempt to perform |
+| `work.<kind>.<lane>.<p>.<exec>.<attempt key>` | orchestrator | agent-runner | one step attempt to perform |
 | `tel.<p>.<exec>.<fact>` | agent-runner | telemetry, api | facts that move no state |
 | `def.<hash>` | api | orchestrator | an immutable workflow definition |
 | `dead.<stream>` | any consumer | people, api | what could not be processed, with the reason |
 | `dead.redriven.<sequence>` | api | api | the dead letter of that sequence was sent again |
+| `gate.<p>.<gate>.state` | orchestrator | orchestrator, api | a gate of flow control: who is inside, and who is next |
+| `gate.<p>.<gate>.ticket.<exec>` | orchestrator | orchestrator, api | an execution that has come to a gate |
 | `ctl.cancel.<exec>` | orchestrator | agent-runner | abort running attempts (not stored) |
+| `ctl.taken.<exec>` | agent-runner | agent-runner | a silent runner's attempt was taken over (not stored) |
+| `ctl.crowded.<kind>.<lane>` | orchestrator | agent-runner | work was queued in a crowded lane (not stored) |
+| `cache.<workspace>.<key>` | agent-runner | agent-runner | the result kept under a key, until its time is up |
 | `ctl.workflow.<workspace>` | api | api | a workflow was saved: forget what you know of it (not stored) |
 | `trigger.<workspace>.<name>` | other services | api | events that start executions |
 | `timer.cron.<workspace>.<trigger>` | api | the server's scheduler | the schedule of a cron trigger |
 | `timer.tick.<workspace>.<trigger>` | the server's scheduler | api | a cron trigger is due |
 
-`p` is the partition of the execution (`ids.partition_of`).
+`p` is the partition of the execution, or of the gate (`ids.partition_of`).
 """
 
 from __future__ import annotations
@@ -53,9 +58,12 @@ def live(execution_id: str) -> str:
     return f"live.{partition_of(execution_id)}.{execution_id}"
 
 
-def work(kind: str, priority: str, execution_id: str, key: str) -> str:
-    """Where one attempt waits for a runner. Unique per attempt, so that re-emission cannot queue it twice."""
-    return f"work.{kind}.{priority}.{partition_of(execution_id)}.{execution_id}.{key}"
+def work(kind: str, lane: str, execution_id: str, key: str) -> str:
+    """Where one attempt waits for a runner, in its lane (`lanes.lane_of`).
+
+    Unique per attempt, so that re-emission cannot queue it twice: the lane is part of the attempt's event.
+    """
+    return f"work.{kind}.{lane}.{partition_of(execution_id)}.{execution_id}.{key}"
 
 
 def work_of_execution(execution_id: str) -> str:
@@ -83,9 +91,39 @@ def definition(content_hash: str) -> str:
     return f"def.{content_hash}"
 
 
+def gate_state(gate_id: str) -> str:
+    """The one subject that holds a gate's document."""
+    return f"gate.{partition_of(gate_id)}.{gate_id}.state"
+
+
+def gate_ticket(gate_id: str, execution_id: str) -> str:
+    """Where an execution waits at a gate; `*` is every one."""
+    return f"gate.{partition_of(gate_id)}.{gate_id}.ticket.{execution_id}"
+
+
+def gate_id_of(subject: str) -> str:
+    """Return the gate's id in a `gate.` subject."""
+    return subject.split(".", 3)[2]
+
+
 def cancel_control(execution_id: str) -> str:
     """Tells runners to abort an execution's attempts now. Best effort: the log decides, this only saves money."""
     return f"ctl.cancel.{execution_id}"
+
+
+def taken_control(execution_id: str) -> str:
+    """Tells runners that an attempt is performed by another now, since the one that had it was silent. Best effort."""
+    return f"ctl.taken.{execution_id}"
+
+
+def crowded_control(kind: str, lane: str) -> str:
+    """Tells runners that a crowded lane holds work: nobody keeps a request open for one. Best effort."""
+    return f"ctl.crowded.{kind}.{lane}"
+
+
+def cache(workspace: str, key: str) -> str:
+    """Where the result of a cached step is kept; `key` is a SHA-256 in hex."""
+    return f"cache.{workspace}.{key}"
 
 
 def workflow_control(workspace: str) -> str:

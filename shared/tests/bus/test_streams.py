@@ -28,7 +28,8 @@ from millrace_shared.bus.streams import (
 )
 from millrace_shared.codec import decode_inbox, encode
 from millrace_shared.ids import PARTITION_COUNT, new_id, partition_of
-from millrace_shared.messages import PRIORITIES, WORK_KINDS, TimerFired
+from millrace_shared.lanes import LANES
+from millrace_shared.messages import WORK_KINDS, TimerFired
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -59,7 +60,7 @@ async def test_everything_in_the_table_is_there(product_bus: Connection):
     assert set(await streams_of(product_bus)) == {stream.name for stream in STREAMS}
     assert set(await consumers_of(product_bus, "INBOX")) == {f"inbox-{number}" for number in range(PARTITION_COUNT)}
     assert set(await consumers_of(product_bus, "WORK")) == {
-        work_consumer_name(kind, priority) for kind, priority in itertools.product(WORK_KINDS, PRIORITIES)
+        work_consumer_name(kind, lane) for kind, lane in itertools.product(WORK_KINDS, LANES)
     }
 
 
@@ -74,11 +75,7 @@ async def test_the_server_took_every_option_as_it_is_written(product_bus: Connec
     work = await consumers_of(product_bus, "WORK")
     for asked, given in [
         *((inbox_consumer(number), inbox[f"inbox-{number}"]) for number in range(PARTITION_COUNT)),
-        *(
-            (work_consumer(kind, level), work[work_consumer_name(kind, level)])
-            for kind in WORK_KINDS
-            for level in PRIORITIES
-        ),
+        *((work_consumer(kind, lane), work[work_consumer_name(kind, lane)]) for kind in WORK_KINDS for lane in LANES),
     ]:
         assert {name: given.get(name) for name in asked} == asked
 
@@ -151,28 +148,28 @@ async def test_an_attempt_is_queued_once(product_publisher: Publisher):
         await product_publisher.publish(Outgoing(subject, b"again"))
 
 
-async def test_work_reaches_the_consumer_of_its_kind_and_priority_and_is_gone_when_done(
+async def test_work_reaches_the_consumer_of_its_kind_and_lane_and_is_gone_when_done(
     product_bus: Connection, product_publisher: Publisher, eventually: Eventually
 ):
-    pairs = list(itertools.product(WORK_KINDS, PRIORITIES))
+    pairs = list(itertools.product(WORK_KINDS, LANES))
     delivered: list[tuple[str, str]] = []
 
-    def done(kind: str, priority: str) -> Callable[[Delivery], None]:
+    def done(kind: str, lane: str) -> Callable[[Delivery], None]:
         def deliver(delivery: Delivery) -> None:
-            assert delivery.subject.startswith(f"work.{kind}.{priority}.")
-            delivered.append((kind, priority))
+            assert delivery.subject.startswith(f"work.{kind}.{lane}.")
+            delivered.append((kind, lane))
             delivery.ack()
 
         return deliver
 
     loops = [
-        PullLoop(product_bus, "WORK", work_consumer_name(kind, level), done(kind, level), capacity=5)
-        for kind, level in pairs
+        PullLoop(product_bus, "WORK", work_consumer_name(kind, lane), done(kind, lane), capacity=5)
+        for kind, lane in pairs
     ]
     for loop in loops:
         await loop.start()
-    for kind, level in pairs:
-        await product_publisher.publish(Outgoing(subjects.work(kind, level, new_id(), "a@1"), b""))
+    for kind, lane in pairs:
+        await product_publisher.publish(Outgoing(subjects.work(kind, lane, new_id(), "a@1"), b""))
     await eventually(lambda: sorted(delivered) == sorted(pairs))
     async with asyncio.timeout(20):
         while (await streams_of(product_bus))["WORK"]["state"]["messages"]:

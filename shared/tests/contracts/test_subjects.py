@@ -25,6 +25,8 @@ STORED: dict[str, list[Callable[[str], str]]] = {
     "WORK": [lambda one: subjects.work("python", "normal", one, "load~3@2")],
     "TELEMETRY": [lambda one: subjects.fact(one, "llm_call")],
     "DEFINITIONS": [lambda one: subjects.definition("0" * 64)],
+    "GATES": [subjects.gate_state, lambda one: subjects.gate_ticket(one, one)],
+    "CACHE": [lambda one: subjects.cache("default", one.replace("-", "") * 2)],
     "DEAD": [lambda one: subjects.dead("INBOX")],
 }
 
@@ -44,6 +46,13 @@ def test_the_execution_is_read_back(execution_id: str, build: Callable[[str], st
     assert int(subject.split(".")[1]) == partition_of(execution_id)
 
 
+@given(IDS, IDS)
+def test_the_gate_is_read_back(gate_id: str, execution_id: str):
+    for subject in (subjects.gate_state(gate_id), subjects.gate_ticket(gate_id, execution_id)):
+        assert subjects.gate_id_of(subject) == gate_id
+        assert int(subject.split(".")[1]) == partition_of(gate_id)
+
+
 @pytest.mark.parametrize("stream", STORED)
 @given(execution_id=IDS)
 def test_what_is_stored_is_listened_for_by_its_stream_and_no_other(stream: str, execution_id: str):
@@ -58,10 +67,16 @@ def test_what_is_stored_is_listened_for_by_its_stream_and_no_other(stream: str, 
 def test_a_purge_of_an_execution_s_work_takes_all_of_it_and_nobody_else_s(execution_id: str):
     pattern = subjects.work_of_execution(execution_id)
     assert matches(pattern, subjects.work("agent", "low", execution_id, "load~3@2"))
+    assert matches(pattern, subjects.work("agent", "low-crowded", execution_id, "load~3@2"))
     assert not matches(pattern, subjects.work("agent", "low", execution_id[::-1], "load~3@2"))
 
 
 @given(IDS)
 def test_controls_are_not_stored(execution_id: str):
-    for subject in (subjects.cancel_control(execution_id), subjects.workflow_control("default")):
+    for subject in (
+        subjects.cancel_control(execution_id),
+        subjects.taken_control(execution_id),
+        subjects.crowded_control("agent", "low-crowded"),
+        subjects.workflow_control("default"),
+    ):
         assert not any(matches(pattern, subject) for one in STREAMS for pattern in one.subjects)

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from millrace_agent_runner.adapters.cache import ResultCache
 from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.worker import Worker
 from millrace_agent_runner.domain.attempt import Executor
@@ -47,7 +48,8 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
         http = HttpExecutor(settings.allowed)
         agent = AgentExecutor(facts, http, python, os.environ, settings.openai_base_url)
         executors: dict[WorkKind, Executor] = {"python": python, "http": http, "agent": agent}
-        performer = Performer(executors, Blobs(settings.blobs), environment_secrets(os.environ), runner)
+        secrets = environment_secrets(os.environ)
+        performer = Performer(executors, Blobs(settings.blobs), ResultCache(connection), secrets, runner)
         worker = Worker(
             connection,
             publisher,

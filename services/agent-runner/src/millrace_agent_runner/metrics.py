@@ -10,6 +10,8 @@
 | millrace_runner_facts_dropped_total | counter | | facts given up because too many waited |
 | millrace_runner_redeliveries_adopted_total | counter | | deliveries of an attempt that was running here already |
 | millrace_runner_repeats_dropped_total | counter | | deliveries of an attempt that had its result already |
+| millrace_runner_attempts_lost_total | counter | | attempts given up because another runner has them now |
+| millrace_runner_cache_total | counter | outcome | results looked up (`hit`, `miss`, `unavailable`) or `stored` |
 | millrace_runner_poison_total | counter | | work messages that went to DEAD |
 | millrace_runner_llm_calls_total | counter | provider, outcome | calls to models |
 | millrace_runner_llm_tokens_total | counter | provider, direction | tokens: `input`, `output` |
@@ -56,6 +58,8 @@ _results_waiting = Gauge("millrace_runner_results_waiting", "Results that are no
 facts_dropped = Counter("millrace_runner_facts_dropped", "Facts given up because too many waited.")
 adopted = Counter("millrace_runner_redeliveries_adopted", "Deliveries of an attempt that was running already.")
 repeats = Counter("millrace_runner_repeats_dropped", "Deliveries of an attempt that had its result already.")
+lost = Counter("millrace_runner_attempts_lost", "Attempts given up because another runner has them now.")
+cache = Counter("millrace_runner_cache", "Use of the result cache.", ("outcome",))
 poison = Counter("millrace_runner_poison", "Work messages that went to DEAD.")
 llm_calls = Counter("millrace_runner_llm_calls", "Calls to models.", ("provider", "outcome"))
 llm_tokens = Counter("millrace_runner_llm_tokens", "Tokens of calls to models.", ("provider", "direction"))

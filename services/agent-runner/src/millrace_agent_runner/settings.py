@@ -10,9 +10,9 @@ from pydantic import Field, field_validator
 from millrace_agent_runner.domain.addresses import Allowed
 from millrace_shared.settings import Settings
 
-SLOTS_MIN = 9
-"""One for each kind and priority of work: each keeps a request open, and a request is credit. So one kind can have all
-slots but eight."""
+SLOTS_MIN = 10
+"""Each kind of work in each lane that is not crowded keeps a request open, and a request is credit: nine. The rest goes
+to whatever waits; without any, crowded work would never run."""
 
 
 def _list(text: str) -> tuple[str, ...]:

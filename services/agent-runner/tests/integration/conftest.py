@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from millrace_agent_runner.adapters.cache import ResultCache
 from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.worker import Worker
 from millrace_agent_runner.domain.perform import Performer
@@ -18,7 +19,8 @@ from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import NANOSECONDS, ensure_consumer, ensure_streams, work_consumer
 from millrace_shared.codec import decode_inbox, encode
 from millrace_shared.ids import attempt_key
-from millrace_shared.messages import PRIORITIES, WORK_KINDS, Priority, RunStep, StepResult
+from millrace_shared.lanes import LANES, Lane
+from millrace_shared.messages import WORK_KINDS, RunStep, StepResult
 
 DEADLINE_S = 20.0
 
@@ -38,16 +40,16 @@ class Bus:
             await asyncio.sleep(0.01)
         return result
 
-    async def offer(self, *steps: RunStep, priority: Priority = "normal") -> None:
+    async def offer(self, *steps: RunStep, lane: Lane = "normal") -> None:
         for step in steps:
-            message = self.message(step, priority)
+            message = self.message(step, lane)
             await self.offer_raw(message.subject, message.payload)
 
     @staticmethod
-    def message(step: RunStep, priority: Priority = "normal") -> Outgoing:
+    def message(step: RunStep, lane: Lane = "normal") -> Outgoing:
         """Return work as the orchestrator queues it."""
         key = attempt_key(step.step, step.item, step.attempt)
-        return Outgoing(subjects.work(step.kind, priority, step.execution_id, key), encode(step))
+        return Outgoing(subjects.work(step.kind, lane, step.execution_id, key), encode(step))
 
     async def offer_raw(self, subject: str, payload: bytes) -> None:
         answer = await self.connection.ask(subject, payload)
@@ -81,8 +83,8 @@ class Bus:
     async def ack_within(self, seconds: float) -> None:
         """Shorten the time after which unacknowledged work comes again."""
         for kind in WORK_KINDS:
-            for priority in PRIORITIES:
-                config = {**work_consumer(kind, priority), "ack_wait": int(seconds * NANOSECONDS)}
+            for lane in LANES:
+                config = {**work_consumer(kind, lane), "ack_wait": int(seconds * NANOSECONDS)}
                 await ensure_consumer(self.connection, "WORK", config)
 
 
@@ -116,7 +118,9 @@ async def start_worker(fresh_nats_url: str, tmp_path: Any, python_executor: Pyth
         started = await publisher(connection).start()
         use = executor or python_executor
         executors = {"python": use, "http": use, "agent": use}
-        performer = Performer(executors, Blobs(f"file://{tmp_path}/blobs"), lambda _: None, "runner-1")
+        performer = Performer(
+            executors, Blobs(f"file://{tmp_path}/blobs"), ResultCache(connection), lambda _: None, "runner-1"
+        )
         settings = {"slots": 16, "grace_s": 5.0, "runner": "runner-1", **options}
         worker = Worker(connection, started, performer, Facts(connection, started), **settings)
         await worker.start()

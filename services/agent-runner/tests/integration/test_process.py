@@ -89,7 +89,7 @@ async def test_killed_in_the_middle_its_work_is_done_by_another(
 
 
 async def test_sigterm_drains_and_exits_with_0(bus: Any, start_runner: Any, step_factory: Any) -> None:
-    runner = await start_runner(MILLRACE_RUNNER_SLOTS="9")
+    runner = await start_runner(MILLRACE_RUNNER_SLOTS="10")
     await runner.line("is ready")
     step = step_factory("python", SLEEP, {"seconds": 1.0, "result": "ended"})
     await bus.offer(step)

@@ -98,7 +98,7 @@ async def test_credit_never_exceeds_the_slots(bus: Any, start_worker: Any, step_
     worker = await start_worker(executor, slots=slots)
     steps = [(kind, priority) for kind in WORK_KINDS for priority in PRIORITIES for _ in range(25)]
     for kind, priority in steps:
-        await bus.offer(step_factory(kind), priority=priority)
+        await bus.offer(step_factory(kind), lane=priority)
     await bus.has("INBOX", len(steps))
     assert max(committed) <= slots
     assert slots - len(WORK_KINDS) * len(PRIORITIES) < most <= slots
@@ -106,10 +106,10 @@ async def test_credit_never_exceeds_the_slots(bus: Any, start_worker: Any, step_
 
 
 async def test_a_flood_leaves_a_place_for_what_is_urgent(bus: Any, start_worker: Any, step_factory: Any) -> None:
-    await start_worker(slots=9)
-    await bus.offer(*(step_factory("python", SLEEP, {"seconds": 60}) for _ in range(30)), priority="low")
+    await start_worker(slots=10)
+    await bus.offer(*(step_factory("python", SLEEP, {"seconds": 60}) for _ in range(30)), lane="low")
     urgent = step_factory("python", ECHO, {"input": "now"})
-    await bus.offer(urgent, priority="high")
+    await bus.offer(urgent, lane="high")
     assert (await bus.result_of(urgent)).output.data == "now"
     assert await bus.count("WORK") >= 29
 

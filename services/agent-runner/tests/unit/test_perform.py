@@ -11,9 +11,28 @@ from millrace_agent_runner.errors import RetryableFailure, TerminalFailure
 from millrace_shared.blobs import VALUE_BYTES_MAX, Blobs
 from millrace_shared.errors import BusUnavailable, ValueTooLarge
 from millrace_shared.ids import new_id
+from millrace_shared.messages import Usage
 from millrace_shared.values import Payload
 
 SECRETS = environment_secrets({"MILLRACE_SECRET_API_TOKEN": "hunter2-hunter2"})
+
+
+class Memory:
+    """A cache that keeps for ever."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Payload] = {}
+
+    async def find(self, step: Any) -> Payload | None:
+        return self.kept.get(step.cache)
+
+    def keep(self, step: Any, output: Payload) -> None:
+        self.kept[step.cache] = output
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
 
 
 @pytest.fixture
@@ -22,9 +41,9 @@ def blobs(tmp_path: Any) -> Blobs:
 
 
 @pytest.fixture
-def perform(blobs: Any, step_factory: Any):
+def perform(blobs: Any, memory: Memory, step_factory: Any):
     async def run(executor: Any, **fields: Any) -> Payload:
-        performer = Performer({"python": executor}, blobs, SECRETS, "runner-1")
+        performer = Performer({"python": executor}, blobs, memory, SECRETS, "runner-1")
         return await performer.perform(performer.open(step_factory(**fields), time.time()))
 
     return run
@@ -146,3 +165,43 @@ def test_a_work_subject_says_whom_to_tell_about_poison() -> None:
     assert not result.error.retryable
     assert result_for_poison("work.python.normal.3.not-an-id.load@1", "broken", 1.0, "r") is None
     assert result_for_poison(f"work.python.normal.3.{execution_id}.???", "broken", 1.0, "r") is None
+
+
+async def test_what_is_in_the_cache_is_not_performed_and_not_paid(
+    blobs: Any, memory: Memory, step_factory: Any
+) -> None:
+    calls: list[Any] = []
+
+    async def executor(attempt: Any) -> Any:
+        calls.append(attempt.input)
+        attempt.usage = Usage(calls=1)
+        return {"answer": len(calls)}
+
+    performer = Performer({"python": executor}, blobs, memory, SECRETS, "runner-1")
+
+    async def result(key: str) -> Any:
+        attempt = performer.open(step_factory(cache=key, cache_ttl_s=60.0), 1.0)
+        return performer.succeeded(attempt, await performer.perform(attempt), 1.0)
+
+    first, second, other = [await result(key) for key in ("k", "k", "l")]
+    assert (first.output.data, first.cached, first.usage.calls) == ({"answer": 1}, False, 1)
+    assert (second.output.data, second.cached, second.usage) == ({"answer": 1}, True, None)
+    assert (other.output.data, other.cached) == ({"answer": 2}, False)
+    assert (await result("")).cached is False
+    assert (await result("")).cached is False
+    assert set(memory.kept) == {"k", "l"}
+
+
+async def test_a_failure_is_not_kept(perform: Any, memory: Memory) -> None:
+    async def executor(_: Any) -> Any:
+        raise RetryableFailure("not now", category="server_error")
+
+    with pytest.raises(RetryableFailure):
+        await perform(executor, cache="k", cache_ttl_s=60.0)
+
+    async def wrong(_: Any) -> Any:
+        return 1
+
+    with pytest.raises(TerminalFailure):
+        await perform(wrong, cache="k", cache_ttl_s=60.0, spec={"output": {"type": "string"}})
+    assert not memory.kept

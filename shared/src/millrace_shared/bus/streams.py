@@ -12,7 +12,8 @@ from typing import Any
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.errors import BusRefused, StreamMissing
 from millrace_shared.ids import PARTITION_COUNT
-from millrace_shared.messages import PRIORITIES, WORK_KINDS, Priority, WorkKind
+from millrace_shared.lanes import LANES, Lane
+from millrace_shared.messages import WORK_KINDS, WorkKind
 
 NANOSECONDS = 1_000_000_000
 DAY_S = 86_400
@@ -26,10 +27,14 @@ this is also how often a running execution is looked at again although nothing h
 LEASE_DELIVERIES_MAX = 8
 """A start message that was delivered this often (it is about 45 minutes old) is replaced by a new one at the end of the
 stream, so that what is active always lies in the stream's recent part, however long it runs."""
-WORK_ACK_WAIT_S = 15.0
+WORK_ACK_WAIT_S = 4.0
 """A runner that has not acknowledged, or reported progress, for this long loses the attempt to another."""
 WORK_DELIVERIES_MAX = 5
-"""A work message that was delivered this often without a result kills its runners: it goes to DEAD instead."""
+"""A work message that was delivered this often without a result kills its runners: the next one moves it to DEAD. The
+server itself delivers without end: a delivery to a runner that is stopped, or dies of something else, must not be the
+last."""
+CACHE_BYTES_MAX = 1024 * 1024 * 1024
+"""What the result cache may take on disk, of all workspaces together. The oldest results make room for new ones."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,22 @@ STREAMS: tuple[Stream, ...] = (
             "discard_new_per_subject": True,
         },
     ),
+    Stream(
+        "CACHE",
+        ("cache.*.*",),
+        extra={
+            "persist_mode": "async",  # what is lost is done again
+            "max_msgs_per_subject": 1,
+            "max_bytes": CACHE_BYTES_MAX,
+            "allow_msg_ttl": True,
+        },
+    ),
+    Stream(
+        "GATES",
+        ("gate.*.*.state", "gate.*.*.ticket.*"),
+        # Documents and tickets of flow control: the last message of a subject is the truth, and its sequence the fence.
+        extra={"allow_atomic": True, "allow_msg_ttl": True, "max_msgs_per_subject": 1},
+    ),
     Stream("TRIGGERS", ("trigger.*.*",), max_age_s=7 * DAY_S),
     Stream("TELEMETRY", ("tel.*.*.>",), max_age_s=7 * DAY_S, extra={"persist_mode": "async"}),
     Stream("DEAD", ("dead.>",), max_age_s=30 * DAY_S),
@@ -130,19 +151,19 @@ def inbox_consumer(partition: int) -> dict[str, Any]:
     }
 
 
-def work_consumer_name(kind: WorkKind, priority: Priority) -> str:
-    """The durable that delivers one kind of work of one priority to any runner."""
-    return f"work-{kind}-{priority}"
+def work_consumer_name(kind: WorkKind, lane: Lane) -> str:
+    """The durable that delivers one kind of work in one lane to any runner."""
+    return f"work-{kind}-{lane}"
 
 
-def work_consumer(kind: WorkKind, priority: Priority) -> dict[str, Any]:
+def work_consumer(kind: WorkKind, lane: Lane) -> dict[str, Any]:
     """The configuration of `work_consumer_name`."""
     return {
-        "durable_name": work_consumer_name(kind, priority),
+        "durable_name": work_consumer_name(kind, lane),
         "ack_policy": "explicit",
-        "filter_subject": f"work.{kind}.{priority}.>",
+        "filter_subject": f"work.{kind}.{lane}.>",
         "ack_wait": int(WORK_ACK_WAIT_S * NANOSECONDS),
-        "max_deliver": WORK_DELIVERIES_MAX,
+        "max_deliver": -1,
         "max_ack_pending": -1,
         "max_waiting": 512,
     }
@@ -160,8 +181,8 @@ async def ensure_streams(connection: Connection, replicas: int = 1) -> None:
     for partition in range(PARTITION_COUNT):
         await ensure_consumer(connection, "INBOX", inbox_consumer(partition))
     for kind in WORK_KINDS:
-        for priority in PRIORITIES:
-            await ensure_consumer(connection, "WORK", work_consumer(kind, priority))
+        for lane in LANES:
+            await ensure_consumer(connection, "WORK", work_consumer(kind, lane))
 
 
 async def ensure_consumer(connection: Connection, stream: str, config: dict[str, Any]) -> None:

@@ -1,32 +1,53 @@
-"""Pulling work: one loop for each kind and priority, all sharing the slots of the process.
+"""Pulling work: one consumer for each kind and lane, all sharing the slots of the process.
 
 The sum of what is delivered and what is asked for never exceeds the slots (`domain/credit.py` divides them), so a
-runner is never sent what it cannot start. A loop's `capacity` is its means: between divisions it allows the standing
-request and no more, so a request that runs out is renewed without anybody's doing.
+runner is never sent what it cannot start. Work is noticed in one of two ways:
+
+- lanes that are not crowded keep a standing request for one message, which waits for it;
+- crowded lanes have none, since each would keep a slot from others. Whoever queues crowded work says so
+  (`ctl.crowded`), and once a second it is looked whether WORK holds anything that is not here: work that comes a second
+  time, after its runner has died, is announced by nobody.
+
+What is then known to wait (each delivery says how much is left) is drawn at once (`draws.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from millrace_agent_runner.domain.credit import STANDING, divide
+from nats.aio.subscription import Subscription
+
+from millrace_agent_runner.adapters.draws import Draws
+from millrace_agent_runner.domain.credit import KINDS, UNCROWDED, Turns, crowded_max, divide
+from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.pull import Delivery, PullLoop
 from millrace_shared.bus.streams import work_consumer_name
-from millrace_shared.messages import PRIORITIES, WORK_KINDS
+from millrace_shared.errors import MillraceError
+from millrace_shared.lanes import LANES
+from millrace_shared.messages import WORK_KINDS
+
+log = logging.getLogger(__name__)
 
 EXPIRES_S = 12.0
-"""How long a request stays open. Short, since places asked for by one consumer are lost to the others meanwhile."""
-
+"""How long a standing request stays open."""
+LOOK_S = 1.0
+"""How often it is looked for crowded work that nobody announced. With the wait for an acknowledgement it bounds how
+long an attempt lies there when its runner has died."""
 REFUSED_WAIT_S = 0.3
 _SHORT_REPLY_TOKENS = 9
+_CONSUMERS = [(kind, lane) for lane in LANES for kind in WORK_KINDS]
+_INDEX: dict[tuple[str, str], int] = {pair: index for index, pair in enumerate(_CONSUMERS)}
+_FIRST_CROWDED = UNCROWDED * KINDS
 
 
 class Taken(NamedTuple):
-    """A delivered work message, and the consumer whose place it holds."""
+    """A delivered work message, and the consumer that it counts for."""
 
     delivery: Delivery
     source: int
@@ -34,9 +55,19 @@ class Taken(NamedTuple):
 
 @dataclass(slots=True)
 class _Source:
-    loop: PullLoop
-    rank: int
-    backlog: int = 0
+    """What is known of one consumer.
+
+    Attributes:
+        standing: the loop that keeps its standing request; None in a crowded lane.
+        taken: its messages that are delivered and not released.
+        waiting: messages that it is known to hold, those that are asked for included.
+        announced: more work was announced while a draw was under way.
+    """
+
+    standing: PullLoop | None
+    taken: int = 0
+    waiting: int = 0
+    announced: bool = False
 
 
 class Intake:
@@ -49,49 +80,101 @@ class Intake:
     """
 
     def __init__(self, connection: Connection, slots: int, deliver: Callable[[Taken], None]) -> None:
+        self._connection = connection
         self._slots = slots
         self._deliver = deliver
-        self._sources: list[_Source] = []
+        self._turns = Turns()
         self._dividing = False
         self._stopped = False
-        self._turn = 0
-        for rank, priority in enumerate(PRIORITIES):
-            for kind in WORK_KINDS:
-                name = work_consumer_name(kind, priority)
-                receive = self._receiver(len(self._sources))
-                loop = PullLoop(connection, "WORK", name, receive, capacity=STANDING, expires_s=EXPIRES_S)
-                self._sources.append(_Source(loop, rank))
+        self._looking: asyncio.Task[None] | None = None
+        self._bell: Subscription | None = None
+        names = [work_consumer_name(kind, lane) for kind, lane in _CONSUMERS]
+        self._draws = Draws(connection, names, _index_of, self._received, self._drawn)
+        self._sources = [_Source(self._loop(index, name)) for index, name in enumerate(names)]
 
     async def start(self) -> None:
         """Ask for work."""
+        await self._draws.start()
+        self._bell = await self._connection.listen(subjects.crowded_control("*", "*"), self._on_crowded)
+        self._connection.on_reconnect.append(self._restart)
         for source in self._sources:
-            await source.loop.start()
+            if source.standing is not None:
+                await source.standing.start()
+        self._suspect_crowded()
+        self._looking = asyncio.create_task(self._look(), name="look for crowded work")
 
     async def stop(self) -> None:
         """Ask for no more. What was delivered still has to be given back."""
         self._stopped = True
+        with contextlib.suppress(ValueError):
+            self._connection.on_reconnect.remove(self._restart)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        if self._bell is not None:
+            await self._connection.unlisten(self._bell)
         for source in self._sources:
-            await source.loop.stop()
+            if source.standing is not None:
+                await source.standing.stop()
+        await self._draws.stop()
 
     @property
     def committed(self) -> int:
         """Slots that are taken or asked for; never more than there are."""
-        return sum(source.loop.taken + source.loop.asked for source in self._sources)
+        return sum(source.taken for source in self._sources) + self._asked()
+
+    @property
+    def crowded(self) -> int:
+        """Slots that crowded work has taken, or is asked for."""
+        return sum(source.taken for source in self._sources[_FIRST_CROWDED:]) + sum(self._draws.asked[_FIRST_CROWDED:])
 
     def release(self, taken: Taken) -> None:
         """Give a slot back."""
-        loop = self._sources[taken.source].loop
-        loop.capacity = 0  # the freed slot is divided among all, so this loop must not ask for it by itself
-        loop.release()
+        self._sources[taken.source].taken -= 1
         self._divide_soon()
 
-    def _receiver(self, index: int) -> Callable[[Delivery], None]:
-        def receive(delivery: Delivery) -> None:
-            self._sources[index].backlog = _left(delivery.reply)
-            self._divide_soon()
-            self._deliver(Taken(delivery, index))
+    def _loop(self, index: int, name: str) -> PullLoop | None:
+        if index >= _FIRST_CROWDED:
+            return None
 
-        return receive
+        def deliver(delivery: Delivery) -> None:
+            loop = self._sources[index].standing
+            assert loop is not None
+            loop.capacity = 0  # whether it asks again is for the division to say, not for the loop
+            loop.release()
+            self._received(index, delivery)
+
+        return PullLoop(self._connection, "WORK", name, deliver, capacity=1, expires_s=EXPIRES_S)
+
+    def _received(self, index: int, delivery: Delivery) -> None:
+        source = self._sources[index]
+        source.taken += 1
+        source.waiting = _left(delivery.reply)
+        self._divide_soon()
+        self._deliver(Taken(delivery, index))
+
+    def _drawn(self, index: int, short: bool) -> None:
+        """A draw is over. It came short: the consumer holds no more than what was announced meanwhile."""
+        source = self._sources[index]
+        if short:
+            source.waiting = 1 if source.announced else 0
+        self._divide_soon()
+
+    def _on_crowded(self, subject: str, _reply: str, _headers: bytes, _payload: bytes) -> None:
+        _, _, kind, lane = subject.split(".", 3)
+        index = _INDEX.get((kind, lane))
+        if index is not None and index >= _FIRST_CROWDED:  # else it is meant for a later version
+            source = self._sources[index]
+            source.announced = True
+            source.waiting = max(source.waiting, 1)
+            self._divide_soon()
+
+    # The division.
+
+    def _asked(self) -> int:
+        return sum(self._draws.asked) + sum(
+            source.standing.asked for source in self._sources[:_FIRST_CROWDED] if source.standing is not None
+        )
 
     def _divide_soon(self) -> None:
         """Divide once for all that happens in this round of the loop."""
@@ -101,28 +184,72 @@ class Intake:
 
     def _divide(self) -> None:
         self._dividing = False
-        if self._stopped:
+        if self._stopped or not self._connection.is_connected:  # a new connection divides anew
             return
-        sources = self._sources
-        self._turn += 1
-        asked = [source.loop.asked for source in sources]
-        free = self._slots - sum(asked) - sum(source.loop.taken for source in sources)
-        extra = divide(
-            free, asked, [source.backlog for source in sources], [source.rank for source in sources], self._turn
-        )
+        free = self._slots - self.committed
+        if free <= 0:
+            return
+        wanted = [self._wanted(index, source) for index, source in enumerate(self._sources)]
+        given = divide(free, crowded_max(self._slots) - self.crowded, wanted, self._turns)
         refused = False
-        for source, more in zip(sources, extra, strict=True):
-            loop = source.loop
-            if more:
-                loop.capacity = loop.taken + loop.asked + more
-                before = loop.asked
-                loop.request()
-                source.backlog = max(0, source.backlog - more)
-                if loop.asked == before:  # the loop is pausing after a refusal
-                    refused = True
-            loop.capacity = loop.taken + (STANDING if loop.asked else 0)
+        for index, count in enumerate(given):
+            if count:
+                refused |= not self._ask(index, count)
         if refused:
             asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._divide_soon)
+
+    def _wanted(self, index: int, source: _Source) -> int:
+        standing = 0 if source.standing is None else source.standing.asked
+        missing = 0 if source.standing is None or standing else 1
+        if self._draws.asked[index]:
+            return missing
+        return missing + max(0, source.waiting - standing - missing)
+
+    def _ask(self, index: int, count: int) -> bool:
+        """Ask a consumer for messages, one by the standing request if that is missing. Returns False when it is not."""
+        source, loop = self._sources[index], self._sources[index].standing
+        stands = True
+        if loop is not None and not loop.asked:
+            loop.capacity = 1
+            loop.request()
+            stands = loop.asked > 0  # not while the loop is pausing after a refusal
+            count -= 1
+        if count:
+            source.announced = False
+            self._draws.draw(index, count)
+        return stands
+
+    # What is not announced.
+
+    def _suspect_crowded(self) -> None:
+        for source in self._sources[_FIRST_CROWDED:]:
+            source.waiting = max(source.waiting, 1)
+        self._divide_soon()
+
+    def _restart(self) -> None:
+        """The connection is new: requests of the old one are gone, and announcements were missed."""
+        self._draws.forget_lost(everything=True)
+        self._suspect_crowded()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._draws.forget_lost()
+            if self.committed >= self._slots or not self._connection.is_connected:
+                continue
+            try:
+                info = await self._connection.jetstream_api("STREAM.INFO.WORK")
+            except MillraceError as error:
+                log.debug("WORK does not answer: %s", error)
+                continue
+            if info["state"]["messages"] > sum(source.taken for source in self._sources):
+                self._suspect_crowded()
+
+
+def _index_of(subject: str) -> int:
+    """Return the index of the consumer that delivers a work subject."""
+    _, kind, lane, _ = subject.split(".", 3)
+    return _INDEX[kind, lane]
 
 
 def _left(reply: str) -> int:

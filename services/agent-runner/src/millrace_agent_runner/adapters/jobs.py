@@ -1,7 +1,8 @@
 """The attempts of this process: which run, since when, and who wants them stopped.
 
 One timer serves all of them: it tells the server that work goes on, announces attempts that take a while, and stops
-those whose time is up. It ticks only while something runs.
+those whose time is up. It ticks only while something runs. When it finds that it has not ticked for so long that the
+server may have given attempts to another runner (this process was stopped, or starved of its processor), it says so.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ log = logging.getLogger(__name__)
 TICK_S = 0.05
 ANNOUNCED_AFTER_S = 0.1
 """An attempt that runs this long is announced; a shorter one is told by its result alone."""
-HEARTBEAT_S = WORK_ACK_WAIT_S / 3
+HEARTBEAT_S = 1.0
+"""An attempt that runs for longer than this tells the server so, this often; a shorter one costs nothing. Three may be
+lost, or late, before the server gives the attempt to another runner."""
 STOP_AGAIN_S = 1.0
 """An attempt that goes on although it was stopped is stopped again this often."""
 
-StopReason = Literal["timeout", "cancelled", "drain"]
+StopReason = Literal["timeout", "cancelled", "drain", "lost"]
+"""`lost`: another runner performs it now. `drain`: this process ends."""
 
 
 @dataclass(slots=True)
@@ -41,6 +45,7 @@ class Job:
         started_at: Unix seconds.
         task: the slot that performs it; None before and after.
         stopped: why it was told to stop.
+        stale_since: when this process was stopped, if the message may have been delivered meanwhile (Unix seconds).
     """
 
     taken: Taken
@@ -51,10 +56,11 @@ class Job:
     stopped: StopReason | None = None
     stopped_at: float = 0.0
     announced: bool = False
+    stale_since: float | None = None
     beat_at: float = field(default_factory=time.monotonic)
 
     def stop(self, reason: StopReason) -> None:
-        """Cancel what runs; the first reason stands."""
+        """Cancel what runs; the first reason stands. What has ended, or has not begun, is left as it is."""
         if self.task is None:
             return
         self.stopped = self.stopped or reason
@@ -67,10 +73,12 @@ class Jobs:
 
     Args:
         announce: called once for each job that runs for longer than `ANNOUNCED_AFTER_S`.
+        doubt: called with each job for which the server has heard nothing for so long that another may have it.
     """
 
-    def __init__(self, announce: Callable[[Job], None]) -> None:
+    def __init__(self, announce: Callable[[Job], None], doubt: Callable[[Job], None]) -> None:
         self._announce = announce
+        self._doubt = doubt
         self._jobs: dict[str, Job] = {}
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -115,6 +123,15 @@ class Jobs:
                 stopped += 1
         return stopped
 
+    def stop_taken(self, execution_id: str, key: str, delivery: int) -> bool:
+        """Stop an attempt whose message was delivered to another runner later. Returns whether it ran here."""
+        for subject, job in tuple(self._jobs.items()):
+            tokens = subject.split(".", 5)
+            if tokens[4] == execution_id and tokens[5] == key and job.taken.delivery.delivered_count < delivery:
+                job.stop("lost")
+                return job.task is not None
+        return False
+
     async def _tick_on(self) -> None:
         while True:
             await self._awake.wait()
@@ -129,9 +146,12 @@ class Jobs:
     def _tick(self) -> None:
         now, wall = time.monotonic(), time.time()
         for job in tuple(self._jobs.values()):
-            if now - job.beat_at >= HEARTBEAT_S:
+            silent_s = now - job.beat_at
+            if silent_s >= HEARTBEAT_S:
                 job.beat_at = now
                 job.taken.delivery.in_progress()
+                if silent_s >= WORK_ACK_WAIT_S:
+                    self._doubt(job)
             if job.task is None or job.attempt is None:
                 continue
             if not job.announced and wall - job.started_at >= ANNOUNCED_AFTER_S:

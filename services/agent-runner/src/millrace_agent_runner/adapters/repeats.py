@@ -17,7 +17,7 @@ from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_log, read_subject
 from millrace_shared.bus.pull import Delivery
-from millrace_shared.codec import decode_inbox, decode_transition
+from millrace_shared.codec import decode_fact, decode_inbox, decode_transition
 from millrace_shared.errors import MessageInvalid, MillraceError
 from millrace_shared.messages import (
     ExecutionFinished,
@@ -25,14 +25,16 @@ from millrace_shared.messages import (
     StepCancelled,
     StepCompleted,
     StepFailed,
+    StepIterated,
     StepResult,
     StepRetryScheduled,
+    StepStarted,
 )
 
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.2
-_OVER = (StepCompleted, StepFailed, StepRetryScheduled)
+_OVER = (StepCompleted, StepFailed, StepRetryScheduled, StepIterated)
 
 
 class Repeats:
@@ -66,6 +68,23 @@ class Repeats:
             BusUnavailable: the server did not answer.
         """
         return await self._has_result(step) or await self._has_moved_on(step)
+
+    async def is_elsewhere(self, step: RunStep, runner: str, since: float) -> bool:
+        """Whether an attempt is over, or was begun by another runner after `since` (Unix seconds).
+
+        Raises:
+            BusUnavailable: the server did not answer.
+        """
+        async for stored in read_subject(
+            self._connection, "TELEMETRY", subjects.fact(step.execution_id, "step_started")
+        ):
+            try:
+                fact = decode_fact(stored.payload)
+            except MessageInvalid:
+                continue
+            if isinstance(fact, StepStarted) and _key(fact) == _key(step) and fact.runner != runner and fact.at > since:
+                return True
+        return await self.is_over(step)
 
     async def _has_result(self, step: RunStep) -> bool:
         async for stored in read_subject(self._connection, "INBOX", subjects.inbox(step.execution_id)):
@@ -106,5 +125,7 @@ class Repeats:
                 return
 
 
-def _key(one: RunStep | StepResult | StepCompleted | StepFailed | StepRetryScheduled) -> tuple[str, int | None, int]:
+def _key(
+    one: RunStep | StepStarted | StepResult | StepCompleted | StepFailed | StepRetryScheduled | StepIterated,
+) -> tuple[str, int | None, int]:
     return one.step, one.item, one.attempt

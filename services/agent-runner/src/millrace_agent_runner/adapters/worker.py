@@ -20,6 +20,7 @@ from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.intake import Intake, Taken
 from millrace_agent_runner.adapters.jobs import Job, Jobs
 from millrace_agent_runner.adapters.outbox import Outbox
+from millrace_agent_runner.adapters.pulse import Pulse
 from millrace_agent_runner.adapters.repeats import Repeats
 from millrace_agent_runner.domain.perform import Performer
 from millrace_agent_runner.domain.poison import result_for_poison
@@ -30,13 +31,15 @@ from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import WORK_DELIVERIES_MAX
 from millrace_shared.codec import decode_work, encode
 from millrace_shared.errors import MessageInvalid, MillraceError
-from millrace_shared.messages import StepResult, StepStarted
+from millrace_shared.ids import attempt_key
+from millrace_shared.messages import RunStep, StepResult, StepStarted
 
 log = logging.getLogger(__name__)
 
 RESULTS_WAITING_MAX = 2_000
 RESULTS_WAITING_BYTES_MAX = 32 * 1024 * 1024
 RESULTS_DRAIN_S = 10.0
+LOOK_AGAIN_S = 1.0
 SERVICE = "agent-runner"
 
 
@@ -72,7 +75,9 @@ class Worker:
         self._runner = runner
         self._slots = slots
         self._intake = Intake(connection, slots, self._deliver)
-        self._jobs = Jobs(self._announce)
+        self._jobs = Jobs(self._announce, self._doubt)
+        self._pulse = Pulse(connection)
+        self._doubts: set[asyncio.Task[None]] = set()
         self._repeats = Repeats(connection)
         self._results = Outbox(publisher, "results")
         self._queue: deque[Job] = deque()
@@ -90,7 +95,9 @@ class Worker:
         self._jobs.start()
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot {number}") for number in range(self._slots)]
         await self._connection.listen(subjects.cancel_control("*"), self._on_cancel)
+        await self._connection.listen(subjects.taken_control("*"), self._on_taken)
         self._repeats.start()
+        self._pulse.start()
         await self._intake.start()
 
     async def stop(self) -> None:
@@ -103,6 +110,7 @@ class Worker:
             return
         self._stopped = True
         self._repeats.stop()
+        await self._pulse.stop()
         await self._intake.stop()
         self._give_back_queued()
         with contextlib.suppress(TimeoutError):
@@ -119,6 +127,8 @@ class Worker:
             log.error("%d results are not stored; their attempts will be performed again", self._results.waiting)
         await self._facts.drain(RESULTS_DRAIN_S)
         await self._jobs.stop()
+        for doubt in self._doubts:
+            doubt.cancel()
 
     @property
     def committed(self) -> int:
@@ -136,7 +146,7 @@ class Worker:
             known.taken = Taken(taken.delivery, known.taken.source)
             self._intake.release(taken)
             return
-        job = Job(taken)
+        job = Job(taken, stale_since=self._pulse.stopped_at())
         self._jobs.add(job)
         self._queue.append(job)
         while self._idle:
@@ -182,22 +192,43 @@ class Worker:
             await self._bury(job, f"delivered {WORK_DELIVERIES_MAX} times without a result: it may kill its runners")
             return
         try:
-            if self._repeats.may_be(delivery, job.step) and await self._repeats.is_over(job.step):
-                self._drop(job)
+            if await self._is_done_with(job, job.step):
                 return
         except MillraceError as error:
             log.warning("%s may be a repeat, and cannot be looked up now: %s", delivery.subject, error)
             self._give_back(job)
             return
+        if delivery.delivered_count > 1:
+            self._tell_taken(job, job.step)
         result = await self._perform(job)
         if result is None:
-            self._give_back(job)
+            if job.stopped == "lost":
+                self._forget(job)
+            else:
+                self._give_back(job)
             return
         metrics.attempt_ended(job.step.kind, result)
         self._hand_over(job, result)
 
+    async def _is_done_with(self, job: Job, step: RunStep) -> bool:
+        """Look an attempt up that may have been performed already, or is being. Returns whether there is nothing to do.
+
+        Raises:
+            BusUnavailable: the server did not answer.
+        """
+        stale = job.stale_since is not None
+        if not stale and not self._repeats.may_be(job.taken.delivery, step):
+            return False
+        if await self._repeats.is_over(step):
+            self._drop(job)
+            return True
+        if job.stale_since is not None and await self._repeats.is_elsewhere(step, self._runner, job.stale_since):
+            self._forget(job)
+            return True
+        return False
+
     async def _perform(self, job: Job) -> StepResult | None:
-        """Perform the attempt within its deadline. None: it was stopped because this process ends."""
+        """Perform the attempt within its deadline. None: it was stopped, and not on its own account."""
         assert job.step is not None
         attempt = job.attempt = self._performer.open(job.step, job.started_at)
         if attempt.ends_at <= job.started_at:
@@ -221,7 +252,7 @@ class Worker:
             if job.stopped is not None and task is not None:
                 while task.cancelling():
                     task.uncancel()
-        if job.stopped == "drain":
+        if job.stopped in {"drain", "lost"}:
             return None
         outcome = self._performer.cancelled if job.stopped == "cancelled" else self._performer.timed_out
         return outcome(attempt, job.started_at)
@@ -263,6 +294,12 @@ class Worker:
         job.taken.delivery.ack()
         self._intake.release(job.taken)
 
+    def _forget(self, job: Job) -> None:
+        """Another runner has it; should that one be gone as well, the server delivers it again by itself."""
+        metrics.lost.inc()
+        self._jobs.remove(job)
+        self._intake.release(job.taken)
+
     def _give_back_queued(self) -> None:
         while self._queue:
             self._give_back(self._queue.popleft())
@@ -299,6 +336,41 @@ class Worker:
             )
         )
 
+    def _doubt(self, job: Job) -> None:
+        """This process stood still while the attempt ran: find out whether another runner has it now."""
+        task = asyncio.create_task(self._resolve(job), name="doubt")
+        self._doubts.add(task)
+        task.add_done_callback(self._doubts.discard)
+
+    async def _resolve(self, job: Job) -> None:
+        while job.step is not None and job.task is not None:
+            try:
+                elsewhere = await self._repeats.is_elsewhere(job.step, self._runner, job.started_at)
+            except MillraceError as error:
+                log.warning("%s may have been taken over: %s", job.taken.delivery.subject, error)
+                await asyncio.sleep(LOOK_AGAIN_S)
+                continue
+            if elsewhere:
+                log.warning("gave %s up: another runner has it, since this one stood still", job.taken.delivery.subject)
+                job.stop("lost")
+            return
+
+    def _tell_taken(self, job: Job, step: RunStep) -> None:
+        """Have a runner that was silent, and may be back, stop what is performed here now."""
+        taken = _Taken(attempt_key(step.step, step.item, step.attempt), job.taken.delivery.delivered_count)
+        self._connection.send(subjects.taken_control(step.execution_id), encode(taken))
+
+    def _on_taken(self, subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        """`ctl.taken.<exec>`: `{"attempt": attempt key, "delivery": which delivery of its message it is}`."""
+        try:
+            taken = _taken.decode(payload)
+        except msgspec.DecodeError as error:
+            log.warning("what came on %s is not what it should be: %s", subject, error)
+            return
+        execution_id = subject.rsplit(".", 1)[1]
+        if self._jobs.stop_taken(execution_id, taken.attempt, taken.delivery):
+            log.warning("gave %s of execution %s up: another runner has it", taken.attempt, execution_id)
+
     def _on_cancel(self, subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         """`ctl.cancel.<exec>`: empty, or `{"attempts": [attempt keys]}` to stop those alone."""
         keys: frozenset[str] | None = None
@@ -318,4 +390,10 @@ class _Cancel(msgspec.Struct):
     attempts: frozenset[str] | None = None
 
 
+class _Taken(msgspec.Struct):
+    attempt: str
+    delivery: int
+
+
 _cancel = msgspec.json.Decoder(_Cancel)
+_taken = msgspec.json.Decoder(_Taken)

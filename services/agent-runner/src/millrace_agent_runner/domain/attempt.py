@@ -53,6 +53,7 @@ class Attempt:
         secrets: the values that were put in; nothing that leaves the runner may show them.
         ends_at: when it must have ended, in Unix seconds.
         usage: what LLM calls used up to now; None when there were none.
+        cached: the output was found in the result cache, and nothing was performed.
     """
 
     step: RunStep
@@ -61,6 +62,7 @@ class Attempt:
     secrets: tuple[str, ...]
     ends_at: float
     usage: Usage | None = None
+    cached: bool = False
 
 
 Executor = Callable[[Attempt], Awaitable[Any]]

@@ -26,12 +26,23 @@ class Values(Protocol):
         """Return the whole value of a payload."""
 
 
+class Cache(Protocol):
+    """Where results are kept to be used again; `adapters.cache.ResultCache` is one. No call fails, or waits long."""
+
+    async def find(self, step: RunStep) -> Payload | None:
+        """Return the output that is kept under the step's key, or None."""
+
+    def keep(self, step: RunStep, output: Payload) -> None:
+        """Keep an output under the step's key."""
+
+
 class Performer:
     """Performs attempts with the executor of their kind.
 
     Args:
         executors: one for each kind of work.
         values: where large inputs come from and large outputs go.
+        cache: where results of cached steps are kept.
         secret_of: where the values of secrets come from.
         runner: the name of this process, recorded in results.
         clock: Unix seconds.
@@ -41,12 +52,14 @@ class Performer:
         self,
         executors: Mapping[WorkKind, Executor],
         values: Values,
+        cache: Cache,
         secret_of: SecretOf,
         runner: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._executors = executors
         self._values = values
+        self._cache = cache
         self._secret_of = secret_of
         self._runner = runner
         self._clock = clock
@@ -57,12 +70,17 @@ class Performer:
         return Attempt(step, _EMPTY, None, (), ends_at)
 
     async def perform(self, attempt: Attempt) -> Payload:
-        """Do the work and return the output.
+        """Do the work, unless its result is in the cache, and return the output.
 
         Raises:
             Exception: anything; `error_of` describes it. Cancelled when the time is up.
         """
         step = attempt.step
+        if step.cache:
+            found = await self._cache.find(step)
+            if found is not None:
+                attempt.cached = True
+                return found
         attempt.spec = spec_of(step)
         attempt.input = (
             step.input.data if not step.input.refs else await self._values.unpack(step.workspace, step.input)
@@ -73,7 +91,10 @@ class Performer:
         schema = attempt.spec.output_schema
         if schema is not None:
             check_output(schema, output)
-        return await self._values.pack(step.workspace, scrub_value(output, attempt.secrets))
+        packed = await self._values.pack(step.workspace, scrub_value(output, attempt.secrets))
+        if step.cache:
+            self._cache.keep(step, packed)
+        return packed
 
     def succeeded(self, attempt: Attempt, output: Payload, started_at: float) -> StepResult:
         """Return the result of an attempt that came to its end."""
@@ -105,4 +126,5 @@ class Performer:
             error=error,
             usage=attempt.usage,
             runner=self._runner,
+            cached=attempt.cached,
         )
