@@ -19,6 +19,7 @@ from millrace_api.routes import (
     shapes,
     steering,
     steering_shapes,
+    why,
     workflows,
 )
 from millrace_api.routes.exchange import PREFIX, Adapters
@@ -49,6 +50,7 @@ def build(adapters: Adapters) -> ASGIApp:
     app.include_router(derivation.router)  # first: /executions/bulk/cancel is no execution's
     app.include_router(executions.router)
     app.include_router(steering.router)
+    app.include_router(why.router)
     app.include_router(workflows.router)
     app.include_router(operations.router)
     app.include_router(live.router)

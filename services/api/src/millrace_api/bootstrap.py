@@ -15,6 +15,7 @@ from millrace_api.adapters.drafting import Drafting
 from millrace_api.adapters.event_log import EventLog
 from millrace_api.adapters.execution_watch import ExecutionWatch
 from millrace_api.adapters.executions import Executions
+from millrace_api.adapters.explainer import Explainer
 from millrace_api.adapters.histories import Histories
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
@@ -115,6 +116,7 @@ async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) ->
         projection=projection,
         event_log=EventLog(connection),
         inbox=inbox,
+        explainer=Explainer(connection, executions, projection),
         steering=Steering(connection, acceptance, executions, definitions, inbox),
         derivation=derivation,
         bulk=Bulk(projection, derivation, inbox),

@@ -22,6 +22,7 @@ from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_last, read_log
 from millrace_shared.codec import decode_transition
 from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.definition.parts import PartUnknown
 from millrace_shared.errors import BusUnavailable
 from millrace_shared.execution.projection import request_columns
 from millrace_shared.execution.tables import EXECUTIONS
@@ -136,8 +137,8 @@ class Executions:
 
     async def _complete(self, row: Row, steps: list[Row], view: ExecutionView | None = None) -> Execution:
         try:
-            definition = await self._definitions.get(row["definition"])
-        except BusUnavailable:
+            definition = await self._definitions.get(row["definition"], row["part"])
+        except (BusUnavailable, PartUnknown):
             definition = None  # the steps that were reached can be shown without it
         return Execution(row, steps, definition, view)
 

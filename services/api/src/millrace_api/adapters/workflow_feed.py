@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
+from dataclasses import replace
 from typing import Any
 
 from millrace_api.adapters.definitions import Definitions
-from millrace_api.domain.events import Origin, workflow_events
+from millrace_api.domain.events import Origin, admitted, workflow_events
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_last
@@ -138,8 +139,8 @@ class WorkflowFeed:
     def _on_live(self, subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
         execution_id = subjects.execution_id_of(subject)
         origin = self._origins.get(execution_id)
-        if origin is not None and origin.workflow_id not in self._feeds:
-            return  # known, and nobody watches its workflow: not worth decoding
+        if origin is not None and (origin.inline or origin.workflow_id not in self._feeds):
+            return  # known, and nobody watches its workflow, or would be shown it: not worth decoding
         if len(self._waiting) >= WAITING_MAX:
             self._waiting.clear()
             self.end_all("this server does not keep up: something was missed")
@@ -171,6 +172,8 @@ class WorkflowFeed:
             self._origins[execution_id] = origin
             if len(self._origins) > ORIGINS_MAX:
                 self._origins.popitem(last=False)
+        if admitted(transition):
+            origin = self._origins[execution_id] = replace(origin, started_at=transition.at)
         for step, message in workflow_events(transition, origin):
             for feed in tuple(self._feeds.get(origin.workflow_id, ())):
                 if feed.step == step and feed.workspace == origin.workspace:
@@ -189,7 +192,8 @@ class WorkflowFeed:
     async def _origin(self, request: StartRequest, started_at: float) -> Origin:
         names: dict[str, str] = {}
         if request.workflow_id in self._feeds:
-            definition = await self._definitions.get(request.definition)
+            definition = await self._definitions.get(request.definition, request.part)
             steps = definition.steps.items() if definition is not None else ()
             names = {step_id: step.name for step_id, step in steps if step.name is not None}
-        return Origin(request.workspace, request.workflow_id, started_at, names)
+        inline = request.parent is not None and request.parent.inline
+        return Origin(request.workspace, request.workflow_id, started_at, names, inline)

@@ -11,16 +11,23 @@ import msgspec
 from millrace_api.domain.rendering import timestamp, value
 from millrace_shared.messages import (
     Event,
+    ExecutionAdmitted,
     ExecutionFinished,
+    ExecutionHeld,
+    ExecutionPaused,
+    ExecutionResumed,
     ExecutionStarted,
     Fact,
     LlmCall,
     StepCompleted,
     StepFailed,
+    StepIterated,
     StepRetryScheduled,
+    StepReused,
     StepScheduled,
     StepSkipped,
     StepStarted,
+    StepWaiting,
     TokenDelta,
     Transition,
 )
@@ -29,7 +36,7 @@ FACT_NAMES = {StepStarted: "step.started", LlmCall: "llm.call", TokenDelta: "llm
 """What the facts of the telemetry stream are called in a live feed."""
 
 _TIMES = ("deadline", "until", "started_at", "finished_at", "requested_at")
-_VALUES = ("input", "output")
+_VALUES = ("input", "output", "data")
 
 
 def shown_events(transition: Transition) -> list[dict[str, Any]]:
@@ -47,6 +54,7 @@ def shown(event: Event) -> dict[str, Any]:
     if isinstance(event, ExecutionStarted):
         request = fields.pop("request")
         request.pop("type", None)
+        request.pop("reuse", None)  # results of another execution, all at once: `origin` names it
         fields["request"] = _readable(request)
     if isinstance(event, StepRetryScheduled):
         fields["retry_at"] = timestamp(fields.pop("at"))
@@ -75,40 +83,86 @@ def _readable(fields: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a transition belongs. `step_names` holds the display names that the author gave."""
+    """Where a transition belongs. `step_names` holds the display names that the author gave.
+
+    An `inline` execution performs a group or a plan: it is a part of one of the workflow's executions, and not shown
+    among them.
+    """
 
     workspace: str
     workflow_id: str
     started_at: float | None
     step_names: Mapping[str, str]
+    inline: bool = False
 
 
 WorkflowEvent = tuple[str | None, dict[str, Any]]
 """(step id, or None for an event of the execution itself; the message)."""
 
 
+def admitted(transition: Transition) -> bool:
+    """Tell whether the last gate lets the execution in: only now it starts."""
+    return any(isinstance(event, ExecutionAdmitted) and event.deadline is not None for event in transition.events)
+
+
 def workflow_events(transition: Transition, origin: Origin) -> Iterator[WorkflowEvent]:
     """Yield what the sockets of a workflow and of its steps show of a transition."""
+    if origin.inline:
+        return
+    held = any(isinstance(event, ExecutionHeld) for event in transition.events)
     for event in transition.events:
-        match event:
-            case ExecutionStarted():
+        shown_as = _EXECUTION_EVENTS.get(type(event))
+        if isinstance(event, ExecutionFinished):
+            error = None if event.error is None else event.error.message
+            yield None, _execution_event(f"workflow_{event.status}", transition, origin, event.status, error)
+        elif isinstance(event, ExecutionStarted):
+            if not held:  # otherwise it starts when the last gate lets it in
                 yield None, _execution_event("workflow_started", transition, origin, "running", None)
-            case ExecutionFinished():
-                error = None if event.error is None else event.error.message
-                yield None, _execution_event(f"workflow_{event.status}", transition, origin, event.status, error)
-            case StepScheduled():
-                if event.attempt <= 1:
-                    yield event.step, _step_event(origin, "step_started", transition, event, attempt=event.attempt)
-            case StepRetryScheduled():
-                yield event.step, _step_event(origin, "step_retrying", transition, event, attempt=event.attempt + 1)
-            case StepCompleted():
-                yield event.step, _step_event(origin, "step_completed", transition, event, attempt=event.attempt)
-            case StepFailed():
-                yield event.step, _step_event(origin, "step_failed", transition, event, attempt=event.attempt)
-            case StepSkipped():
-                yield event.step, _step_event(origin, "step_skipped", transition, event, attempt=0)
-            case _:
-                pass
+        elif isinstance(event, ExecutionAdmitted):
+            if event.deadline is not None:
+                yield None, _execution_event("workflow_started", transition, origin, "running", None)
+        elif shown_as is not None:
+            yield None, _execution_event(shown_as[0], transition, origin, shown_as[1], None)
+        else:
+            yield from _step_events(transition, origin, event)
+
+
+_EXECUTION_EVENTS: Mapping[type, tuple[str, str]] = {
+    ExecutionHeld: ("workflow_queued", "pending"),
+    ExecutionPaused: ("workflow_paused", "paused"),
+    ExecutionResumed: ("workflow_resumed", "running"),
+}
+
+
+def _step_events(transition: Transition, origin: Origin, event: Event) -> Iterator[WorkflowEvent]:
+    match event:
+        case StepScheduled():
+            if event.attempt <= 1:
+                yield event.step, _step_event(origin, "step_started", transition, event, attempt=event.attempt)
+        case StepWaiting():
+            message = _step_event(origin, "step_waiting", transition, event, attempt=0)
+            message["data"].update(reason=event.reason, until=timestamp(event.until), signal=event.signal or None)
+            yield event.step, message
+        case StepRetryScheduled():
+            yield event.step, _step_event(origin, "step_retrying", transition, event, attempt=event.attempt + 1)
+        case StepIterated():
+            message = _step_event(origin, "step_iterated", transition, event, attempt=event.attempt)
+            message["data"]["iteration"] = event.iteration
+            yield event.step, message
+        case StepCompleted():
+            message = _step_event(origin, "step_completed", transition, event, attempt=event.attempt)
+            message["data"]["cached"] = event.cached
+            yield event.step, message
+        case StepReused():
+            message = _step_event(origin, "step_completed", transition, event, attempt=0)
+            message["data"]["reused_from"] = event.execution_id
+            yield event.step, message
+        case StepFailed():
+            yield event.step, _step_event(origin, "step_failed", transition, event, attempt=event.attempt)
+        case StepSkipped():
+            yield event.step, _step_event(origin, "step_skipped", transition, event, attempt=0)
+        case _:
+            pass
 
 
 def _execution_event(
@@ -130,18 +184,30 @@ def _execution_event(
     }
 
 
+_StepEvent = (
+    StepScheduled
+    | StepWaiting
+    | StepRetryScheduled
+    | StepIterated
+    | StepCompleted
+    | StepReused
+    | StepFailed
+    | StepSkipped
+)
+
+
 def _step_event(
     origin: Origin,
     name: str,
     transition: Transition,
-    event: StepScheduled | StepRetryScheduled | StepCompleted | StepFailed | StepSkipped,
+    event: _StepEvent,
     *,
     attempt: int,
 ) -> dict[str, Any]:
     started = getattr(event, "started_at", None)
     finished = getattr(event, "finished_at", None)
     error = getattr(event, "error", None)
-    output = event.output if isinstance(event, StepCompleted) else None
+    output = event.output if isinstance(event, StepCompleted | StepReused | StepIterated) else None
     return {
         "event": name,
         "data": {

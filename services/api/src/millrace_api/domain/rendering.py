@@ -12,13 +12,15 @@ from typing import Any
 
 import msgspec
 
-from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.definition.model import Step, WorkflowDefinition
 from millrace_shared.execution.tables import NO_ITEM
 
 SUMMARY_BYTES_MAX = 4 * 1024
 """More of an input or output than this is cut in the timeline."""
 FINAL = frozenset({"completed", "failed", "cancelled", "timeout"})
 """The statuses that an execution ends with."""
+STEP_FINAL = FINAL | {"skipped"}
+"""The statuses that a step ends with."""
 
 Row = Mapping[str, Any]
 
@@ -73,6 +75,7 @@ def detail(row: Row, steps: Iterable[Row], definition: WorkflowDefinition | None
     """Return the body of `GET /executions/{id}`."""
     return {
         **listed(row),
+        "breakpoints": row.get("breakpoints") or [],
         "input_variables": value(row.get("input")) or {},
         "results": value(row.get("output")),
         "step_executions": [step_detail(step, definition) for step in in_order(row, steps, definition)],
@@ -100,8 +103,44 @@ def listed(row: Row) -> dict[str, Any]:
         "cost_usd": cost(row),
         "trace_id": row.get("trace_id"),
         "labels": row.get("labels") or {},
+        **lineage(row),
+        **standstill(row),
         "created_at": timestamp(row.get("created_at")),
         "updated_at": timestamp(row.get("updated_at") or row.get("created_at")),
+    }
+
+
+def lineage(row: Row) -> dict[str, Any]:
+    """Return where an execution comes from: the step that it performs, and what it was started by."""
+    origin = row.get("origin")
+    return {
+        "parent_id": row.get("parent_id"),
+        "parent_step_id": row.get("parent_step"),
+        "parent_item": row.get("parent_item"),
+        "root_id": row.get("root_id") or row["id"],
+        "depth": row.get("depth") or 0,
+        "part": row.get("part") or None,
+        "origin": origin
+        and {
+            "kind": origin["kind"],
+            "execution_id": origin.get("execution_id") or None,
+            "step_id": origin.get("step") or None,
+            "trigger_id": origin.get("trigger_id") or None,
+        },
+    }
+
+
+def standstill(row: Row) -> dict[str, Any]:
+    """Return what keeps an execution: the gate that it waits at, who paused it, and how it is ending."""
+    status = row["status"]
+    held = row.get("held") if status == "pending" else None
+    paused = row.get("paused") if status == "paused" else None
+    ending = row.get("ending") if status not in FINAL else None
+    return {
+        "held": held and {"rule": held["rule"], "key": held["key"] or None, "since": held["since"]},
+        "paused": paused and {"by": paused["by"] or None, "reason": paused["reason"] or None, "since": paused["since"]},
+        "ending": ending and {"outcome": ending["outcome"], "since": ending["since"]},
+        "deadline": timestamp(row.get("deadline_at")),
     }
 
 
@@ -117,12 +156,47 @@ def item_detail(row: Row) -> dict[str, Any]:
     """Return how one item of a `for_each` step fared, without its values."""
     return {
         "item": row["item"],
-        "status": row["status"],
         "started_at": timestamp(row.get("started_at")),
         "completed_at": timestamp(row.get("completed_at")),
         "duration": duration_s(row.get("started_at"), row.get("completed_at")),
         "retry_count": row.get("retry_count") or 0,
         "error_message": error_message(row.get("error")),
+        **progress(row, None),
+    }
+
+
+def attempt_detail(row: Row) -> dict[str, Any]:
+    """Return one attempt that has ended."""
+    return {
+        "attempt": row["attempt"],
+        "status": row["status"],
+        "started_at": timestamp(row.get("started_at")),
+        "completed_at": timestamp(row.get("finished_at")),
+        "duration": duration_s(row.get("started_at"), row.get("finished_at")),
+        "runner": row.get("runner") or None,
+        "error": row.get("error"),
+        "tokens_used": row.get("tokens_used") or 0,
+        "cost_usd": cost({**row, "unpriced_results": row.get("llm_calls") and row.get("cost_usd") is None}),
+    }
+
+
+def progress(step: Row, known: Step | None) -> dict[str, Any]:
+    """Return where a step is: its status, what it waits for, and where its work is done or its output came from.
+
+    `reason` says what a waiting step waits for (`approval`, `signal`, `delay`, `until`, `breakpoint`, `retry`), `place`
+    when others that run must end first, and why a step was skipped or cancelled.
+    """
+    status, waiting = step["status"], step["status"] == "waiting"
+    reason = step.get("wait_reason") if waiting else "place" if status == "queued" else step.get("reason")
+    return {
+        "status": "pending" if status == "queued" else status,
+        "reason": reason,
+        "wait_until": timestamp(step.get("wait_until")) if waiting else None,
+        "signal": step.get("signal") if waiting and reason == "signal" else None,
+        "iteration": (step.get("iteration") or 1) if known is not None and known.repeat is not None else None,
+        "child_execution_id": step.get("child_id"),
+        "cached": bool(step.get("cached")),
+        "reused_from": step.get("reused_from"),
     }
 
 
@@ -165,7 +239,6 @@ def step_detail(step: Row, definition: WorkflowDefinition | None) -> dict[str, A
         "execution_id": execution_id,
         "step_id": step["step"],
         "agent_id": known.agent if known is not None else None,
-        "status": step["status"],
         "started_at": timestamp(step.get("started_at")),
         "completed_at": timestamp(step.get("completed_at")),
         "duration": duration_s(step.get("started_at"), step.get("completed_at")),
@@ -176,6 +249,7 @@ def step_detail(step: Row, definition: WorkflowDefinition | None) -> dict[str, A
         "error_message": error_message(step.get("error")),
         "tokens_used": step.get("tokens_used") or 0,
         "cost_usd": cost(step),
+        **progress(step, known),
     }
 
 
@@ -205,7 +279,6 @@ def _timeline_step(position: int, step: Row, definition: WorkflowDefinition | No
         "step_id": step["step"],
         "step_name": (known.name if known is not None else None) or step["step"],
         "step_order": position,
-        "status": step["status"],
         "started_at": timestamp(step.get("started_at")),
         "completed_at": timestamp(step.get("completed_at")),
         "duration_seconds": duration_s(step.get("started_at"), step.get("completed_at")),
@@ -213,6 +286,7 @@ def _timeline_step(position: int, step: Row, definition: WorkflowDefinition | No
         "error_message": error_message(step.get("error")),
         "input_summary": summary(step.get("input")),
         "output_summary": summary(step.get("output")),
+        **progress(step, known),
     }
 
 

@@ -18,6 +18,7 @@ from millrace_api.adapters.drafting import Drafting
 from millrace_api.adapters.event_log import EventLog
 from millrace_api.adapters.execution_watch import ExecutionWatch
 from millrace_api.adapters.executions import Executions
+from millrace_api.adapters.explainer import Explainer
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.adapters.steering import Steering
@@ -49,6 +50,7 @@ class Adapters:
     event_log: EventLog
     inbox: GroupCommit
     steering: Steering
+    explainer: Explainer
     derivation: Derivation
     bulk: Bulk
     uses: Uses

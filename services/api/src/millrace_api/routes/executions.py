@@ -52,6 +52,8 @@ router = APIRouter(prefix=PREFIX, tags=["executions"])
 CANCEL_BODY_BYTES_MAX = 16 * 1024
 EVENTS_DEFAULT = 100
 EVENTS_MAX = 1_000
+ATTEMPTS_MAX = 1_000
+"""Attempts that are shown of one step."""
 
 
 @router.post(
@@ -190,7 +192,7 @@ async def show_step(
         if document is not None and document.get("refs"):
             shown[name] = await offered.blobs.unpack(caller.workspace, msgspec.convert(document, Payload))
     shown["attempt"] = row.get("attempt") or 0
-    shown["reason"] = row.get("reason")
+    shown["attempts"] = [rendering.attempt_detail(one) for one in await _attempts(request, found, row)]
     if item is None and row.get("item_count") is not None:
         items: Sequence[rendering.Row]
         if found.view is not None:
@@ -200,6 +202,14 @@ async def show_step(
         shown["item_count"] = row["item_count"]
         shown["items"] = [rendering.item_detail(one) for one in items]
     return Json(shown)
+
+
+async def _attempts(request: Request, found: Execution, row: rendering.Row) -> Sequence[rendering.Row]:
+    step, item = row["step"], row.get("item", NO_ITEM)
+    if found.view is not None:
+        ended = [one for one in found.view.attempts if (one["step"], one["item"]) == (step, item)]
+        return ended[:ATTEMPTS_MAX]
+    return await adapters(request).projection.attempts(found.row["id"], step, item, ATTEMPTS_MAX)
 
 
 async def _step_row(request: Request, found: Execution, execution_id: str, step_id: str, item: int) -> rendering.Row:

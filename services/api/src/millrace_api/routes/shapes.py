@@ -72,14 +72,29 @@ class ExecutionError(BaseModel):
     step_id: str | None
 
 
-class StepExecution(BaseModel):
+class StepProgress(BaseModel):
+    """Where a step is, and where its work is done or its output came from."""
+
+    status: StepStatus
+    reason: str | None = Field(
+        description="What a waiting step waits for: `approval`, `signal`, `delay`, `until`, `breakpoint` or `retry`; "
+        "`place` of a pending one when others that run must end first; else why it was skipped or cancelled."
+    )
+    wait_until: datetime | None = Field(description="When it goes on at the latest.")
+    signal: str | None = Field(description="Name of the signal that it waits for.")
+    iteration: int | None = Field(description="Of a step with `repeat`: the one under way, or the last; from 1.")
+    child_execution_id: str | None = Field(description="The execution that performs it.")
+    cached: bool = Field(description="The output came from the result cache: nothing was done.")
+    reused_from: str | None = Field(description="The execution that the output was taken over from.")
+
+
+class StepExecution(StepProgress):
     """One step of an execution. Durations are in seconds."""
 
     id: str
     execution_id: str
     step_id: str
     agent_id: str | None
-    status: StepStatus
     started_at: datetime | None
     completed_at: datetime | None
     duration: float | None
@@ -91,11 +106,10 @@ class StepExecution(BaseModel):
     cost_usd: float | None = Field(description="Null when a price is unknown: unknown is not free.")
 
 
-class StepItem(BaseModel):
+class StepItem(StepProgress):
     """One item of a `for_each` step; its values with `?item=`."""
 
     item: int
-    status: StepStatus
     started_at: datetime | None
     completed_at: datetime | None
     duration: float | None
@@ -103,13 +117,59 @@ class StepItem(BaseModel):
     error_message: str | None
 
 
+class StepAttempt(BaseModel):
+    """One attempt that has ended. `repeat` counts on: every iteration has attempts of its own."""
+
+    attempt: int
+    status: Literal["completed", "failed", "timeout"]
+    started_at: datetime | None
+    completed_at: datetime | None
+    duration: float | None
+    runner: str | None
+    error: dict[str, Any] | None
+    tokens_used: int
+    cost_usd: float | None
+
+
 class StepDetail(StepExecution):
     """A step with its whole values."""
 
     attempt: int
-    reason: str | None
+    attempts: list[StepAttempt] = Field(description="Those that have ended, oldest first, at most 1,000.")
     item_count: int | None = None
     items: list[StepItem] | None = None
+
+
+class Origin(BaseModel):
+    """What an execution was started by, other than a plain request."""
+
+    kind: Literal["retry", "fork", "replay", "cron", "event", "webhook", "alert"]
+    execution_id: str | None = Field(description="Of a retry, fork or replay: the execution that it repeats.")
+    step_id: str | None = Field(description="Of a fork: the step that it starts from.")
+    trigger_id: str | None
+
+
+class Held(BaseModel):
+    """The gate of flow control that a pending execution waits at."""
+
+    rule: Literal["concurrency", "throttle", "debounce"]
+    key: str | None
+    since: datetime
+
+
+class Paused(BaseModel):
+    """Who paused an execution, when, and why."""
+
+    by: str | None
+    reason: str | None
+    since: datetime
+
+
+class Ending(BaseModel):
+    """How an execution will end, once what still runs is through."""
+
+    outcome: Literal["completed", "failed", "cancelled", "timeout"]
+    since: datetime
 
 
 class ExecutionSummary(BaseModel):
@@ -132,6 +192,17 @@ class ExecutionSummary(BaseModel):
     cost_usd: float | None
     trace_id: str | None
     labels: dict[str, str]
+    parent_id: str | None = Field(description="The execution whose step this one performs.")
+    parent_step_id: str | None
+    parent_item: int | None
+    root_id: str = Field(description="The execution at the top; its own id there.")
+    depth: int = Field(description="How far below the top; 0 there.")
+    part: str | None = Field(description="Of a group: the step ids on the way to it, joined by `/`.")
+    origin: Origin | None
+    held: Held | None
+    paused: Paused | None
+    ending: Ending | None
+    deadline: datetime | None = Field(description="When it is timed out.")
     created_at: datetime
     updated_at: datetime
 
@@ -139,6 +210,7 @@ class ExecutionSummary(BaseModel):
 class ExecutionDetail(ExecutionSummary):
     """An execution with its values and steps."""
 
+    breakpoints: list[str]
     input_variables: dict[str, Any]
     results: Any
     step_executions: list[StepExecution]
@@ -176,13 +248,12 @@ class EventPage(BaseModel):
     next_cursor: str | None
 
 
-class TimelineStep(BaseModel):
+class TimelineStep(StepProgress):
     """One step on the time line."""
 
     step_id: str
     step_name: str
     step_order: int
-    status: StepStatus
     started_at: datetime | None
     completed_at: datetime | None
     duration_seconds: float | None
