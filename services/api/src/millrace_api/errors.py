@@ -1,12 +1,15 @@
 """What the api answers instead of what was asked for.
 
     TerminalError
-    └── Refused             a 4xx problem: the caller must change something first
+    ├── Refused             a 4xx problem: the caller must change something first
+    ├── CalendarInvalid     a cron expression or a time zone; becomes a `Refused` that names the field
+    └── EventUnusable       an event that a trigger cannot be fired with: a `Refused`, or a dead letter
     RetryableError
     └── Unavailable         a 503 problem: the same request may succeed later
 
-Both name a code of `domain/problems.py`, which gives the status and the title. Errors of the bus, the blob store and
-the database become 503 problems at the edge (`routes/problems.py`); anything else is a 500 that says nothing.
+`Refused` and `Unavailable` name a code of `domain/problems.py`, which gives the status and the title. Errors of the
+bus, the blob store and the database become 503 problems at the edge (`routes/problems.py`); anything else is a 500
+that says nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +39,19 @@ class Refused(TerminalError):
         self.detail = detail
         self.errors = list(errors)
         self.extra = extra
+
+
+class CalendarInvalid(TerminalError):
+    """A schedule cannot be kept: `field` of it is wrong, and why."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class EventUnusable(TerminalError):
+    """An event has nothing wrong with it for others, but this trigger's expressions cannot be evaluated with it."""
 
 
 class Unavailable(RetryableError):

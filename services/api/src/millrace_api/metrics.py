@@ -6,6 +6,7 @@
 | `millrace_api_request_seconds` | method, route | time to the last byte of the answer |
 | `millrace_api_executions_accepted_total` | | executions that became durable through this process |
 | `millrace_api_websockets_open` | | open WebSockets |
+| `millrace_api_triggers_total` | kind, outcome | triggers `fired`, `repeated`, `filtered`, `failed` or `missed` |
 
 Labels are bounded: routes are templates (`/api/v1/executions/{execution_id}`), and what matched none is `unmatched`.
 """
@@ -28,9 +29,10 @@ _seconds = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
 )
 executions_accepted = Counter("millrace_api_executions_accepted", "Executions that became durable.")
+triggers_total = Counter("millrace_api_triggers", "What came of triggers.", ["kind", "outcome"])
 _websockets = Gauge("millrace_api_websockets_open", "Open WebSockets.")
 
-__all__ = ["REGISTRY", "Measured", "executions_accepted"]
+__all__ = ["REGISTRY", "Measured", "executions_accepted", "triggers_total"]
 
 
 class Measured:
