@@ -1,5 +1,8 @@
 """What the orchestrator may meet outside of its core.
 
+RetryableError
+└── GateContended           a gate's document was replaced by others again and again
+
 TerminalError
 ├── DefinitionMissing       no definition is stored under an execution's hash, or it is not one
 ├── ExecutionBroken         an execution that has started cannot be read, so far
@@ -8,7 +11,11 @@ TerminalError
 
 from __future__ import annotations
 
-from millrace_shared.errors import TerminalError
+from millrace_shared.errors import RetryableError, TerminalError
+
+
+class GateContended(RetryableError):
+    """Others have replaced a gate's document whenever this process was about to: it tries again in a moment."""
 
 
 class DefinitionMissing(TerminalError):

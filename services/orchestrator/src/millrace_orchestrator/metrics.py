@@ -10,6 +10,8 @@
 | `millrace_orchestrator_waiting_starts` | gauge | starts that wait in the lines of their workspaces |
 | `millrace_orchestrator_starts_given_back_total` | counter | starts left to the server for a while: no room in memory |
 | `millrace_orchestrator_fences_lost_total` | counter | commits refused because somebody else wrote first |
+| `millrace_orchestrator_gate_verdicts_total{rule,verdict}` | counter | what gates of flow control have said |
+| `millrace_orchestrator_gates_contended_total` | counter | changes of gates that came too late, and were made again |
 | `millrace_orchestrator_logs_folded_total` | counter | executions read from their log because they were not in memory |
 | `millrace_orchestrator_reemitted_total` | counter | commands given again after a takeover or a redelivery |
 | `millrace_orchestrator_takeovers_total` | counter | partitions scanned for active executions |
@@ -24,6 +26,8 @@ from typing import get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from millrace_orchestrator.domain.gates import Rule
+from millrace_shared.gates import NoticeKind
 from millrace_shared.messages import Event, FinalStatus
 
 _PREFIX = "millrace_orchestrator"
@@ -42,6 +46,8 @@ tick_seconds = Histogram(
 waiting_starts = Gauge(f"{_PREFIX}_waiting_starts", "Starts that wait in the lines of their workspaces.")
 starts_given_back = Counter(f"{_PREFIX}_starts_given_back_total", "Starts left to the server: no room in memory.")
 fences_lost = Counter(f"{_PREFIX}_fences_lost_total", "Commits refused because somebody else wrote first.")
+_gate_verdicts = Counter(f"{_PREFIX}_gate_verdicts_total", "What gates have said.", ["rule", "verdict"])
+gates_contended = Counter(f"{_PREFIX}_gates_contended_total", "Changes of gates that came too late.")
 logs_folded = Counter(f"{_PREFIX}_logs_folded_total", "Executions read from their log.")
 reemitted = Counter(f"{_PREFIX}_reemitted_total", "Commands given again after a takeover or a redelivery.")
 takeovers = Counter(f"{_PREFIX}_takeovers_total", "Partitions scanned for active executions.")
@@ -52,3 +58,8 @@ cached_executions = Gauge(f"{_PREFIX}_cached_executions", "Executions in memory.
 # Children are bound once: looking one up by label costs more than counting.
 events = {event: _events.labels(type=event.__struct_config__.tag) for event in get_args(Event)}
 finished = {status: _finished.labels(status=status) for status in get_args(FinalStatus)}
+gate_verdicts = {
+    (rule, kind): _gate_verdicts.labels(rule=rule, verdict=kind)
+    for rule in get_args(Rule)
+    for kind in get_args(NoticeKind)
+}

@@ -69,6 +69,18 @@ async def read_last_of_each(connection: Connection, stream: str, subjects_: Sequ
     return found
 
 
+async def read_page(connection: Connection, stream: str, subject: str, start_sequence: int, count: int) -> list[Stored]:
+    """Return the first `count` messages of `subject`, which may hold wildcards, from `start_sequence` on, in order.
+
+    There may be more of them although fewer are returned, when they are large; an empty list says that there are none.
+
+    Raises:
+        BusUnavailable: the server did not answer.
+    """
+    request = {"seq": start_sequence, "next_by_subj": subject, "batch": count, "max_bytes": PAGE_BYTES}
+    return await _page(connection, stream, request)
+
+
 async def read_subject(
     connection: Connection, stream: str, subject: str, start_sequence: int = 1
 ) -> AsyncIterator[Stored]:
@@ -78,13 +90,7 @@ async def read_subject(
         BusUnavailable: the server did not answer.
     """
     while True:
-        request = {
-            "seq": start_sequence,
-            "next_by_subj": subject,
-            "batch": PAGE_MESSAGES,
-            "max_bytes": PAGE_BYTES,
-        }
-        page = await _page(connection, stream, request)
+        page = await read_page(connection, stream, subject, start_sequence, PAGE_MESSAGES)
         for stored in page:
             yield stored
         if not page:
