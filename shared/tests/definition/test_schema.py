@@ -41,7 +41,41 @@ def test_accepts_the_examples(path: Path):
         ({"transform": 1, "timeot": 5}, False),
         ({"transform": 1, "timeout": "soon"}, False),
         ({"transform": 1, "for_each": "inputs.x"}, False),
+        ({"workflow": "billing", "input": {"n": 1}}, True),
+        ({"workflow": {"name": "billing", "version": 3}}, True),
+        ({"workflow": {"version": 3}}, False),
+        ({"group": {"steps": {"b": {"transform": 1}}}, "for_each": [1]}, True),
+        ({"group": {"steps": {"b": {"transform": 1, "http": {"url": "https://x"}}}}}, False),
+        ({"group": {"steps": {"b": {"group": {"steps": {"c": {"transfrom": 1}}}}}}}, False),
+        ({"plan": "${{ inputs.x }}"}, True),
+        ({"plan": {"steps": {"b": {"transform": "$${{ inputs.x }}"}}}}, True),
+        ({"plan": "inputs.x"}, False),
+        ({"plan": {"outputs": {}}}, False),
+        ({"approval": {"message": "Go?", "form": {"type": "object"}}}, True),
+        ({"approval": {}}, False),
+        ({"wait": {"signal": "paid", "default": None}}, True),
+        ({"python": "f", "repeat": {"until": "output.ok"}}, True),
+        ({"python": "f", "repeat": {"until": True, "max": 1001}}, False),
+        ({"python": "f", "cache": {"ttl": "1h"}}, True),
     ],
 )
 def test_tells_steps_apart(step: dict[str, Any], is_valid: bool):
     assert VALIDATOR.is_valid({"name": "x", "steps": {"a": step}}) is is_valid
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_valid"),
+    [
+        ("singleton", True, True),
+        ("singleton", {"key": "${{ inputs.x }}"}, True),
+        ("singleton", 3, False),
+        ("concurrency", {"limit": 1, "on_limit": "cancel_oldest"}, True),
+        ("concurrency", {"key": "x"}, False),
+        ("throttle", {"limit": 1, "per": "1m"}, True),
+        ("throttle", {"limit": 1, "per": "1m", "on_limit": "cancel_oldest"}, False),
+        ("debounce", {"delay": "30s"}, True),
+        ("triggers", [], False),
+    ],
+)
+def test_knows_flow_control(key: str, value: Any, is_valid: bool):
+    assert VALIDATOR.is_valid({"name": "x", key: value, "steps": {"a": {"transform": 1}}}) is is_valid

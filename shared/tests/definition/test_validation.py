@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace_shared.definition.errors import DefinitionInvalid
+from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.definition.validation import validate
 
 
@@ -37,13 +38,14 @@ BAD_STEPS = [
         "  a: {transform: 1, http: {url: 'https://x'}}",
         ["steps.a: a step has one kind, and this one has http and transform; make it several steps"],
     ),
-    ("  a: {}", ["steps.a: a step needs a kind; add one of agent, http, python, transform, wait"]),
+    (
+        "  a: {}",
+        [
+            "steps.a: a step needs a kind; add one of agent, http, python, transform, wait, approval, workflow, group, plan"  # noqa: E501
+        ],
+    ),
     ("  a: null", ["steps.a: an object is needed here, and this is null"]),
-    ("  a: {approval: {}}", ["steps.a.approval: approval steps are not available in this version"]),
-    ("  a: {workflow: x}", ["steps.a.workflow: workflow steps are not available in this version"]),
-    ("  a: {transform: 1, repeat: 3}", ["steps.a.repeat: repeat is not available in this version"]),
-    ("  a: {wait: {signal: x}}", ["steps.a.wait.signal: waiting for a signal is not available in this version"]),
-    ("  a: {wait: {}}", ["steps.a.wait: a wait has exactly one of delay and until; write wait: {delay: 5s}"]),
+    ("  a: {wait: {}}", ["steps.a.wait: a wait has exactly one of delay, until and signal; write wait: {delay: 5s}"]),
     (
         "  a: {wait: {delay: soon}}",
         [
@@ -222,7 +224,10 @@ def test_names_the_mistake_in_an_expression(steps: str, expected: list[str]):
         ("stepz: {}", ['stepz: there is no key "stepz" here; did you mean "steps"?']),
         ("version: 2", ["version: 2 is not 1"]),
         ("limits: {timeout: 0}", ["limits.timeout: this must be more than 0"]),
-        ("triggers: []", ["triggers: triggers is not available in this version"]),
+        (
+            "triggers: []",
+            ["triggers: triggers are no part of a definition; create them beside the workflow that they start"],
+        ),
         (
             "agents: {w: {model: gpt-4}}",
             ['agents.w.model: "gpt-4" is not a model; write provider:model, such as groq:llama-3.1-8b-instant'],
@@ -302,9 +307,15 @@ def test_null_is_absent_everywhere():
         "http",
         "python",
         "wait",
+        "approval",
+        "workflow",
+        "group",
+        "plan",
+        "repeat",
+        "cache",
     ]
     step: dict[str, Any] = {"transform": {"kept": None}, **dict.fromkeys(fields)}
-    top = dict.fromkeys(["version", "description", "inputs", "secrets", "limits", "defaults", "agents", "outputs"])
+    top: dict[str, Any] = dict.fromkeys(WorkflowDefinition.model_fields.keys() - {"name", "steps"})
     assert validate({"name": "x", **top, "steps": {"a": step}}).definition == absent
     assert absent.steps["a"].transform == {"kept": None}
 
@@ -332,7 +343,7 @@ def test_warns_of_what_has_no_effect():
     source = flow("  a: {transform: 1, max_parallel: 3, input: {x: 1}}")
     assert [str(warning) for warning in validate(source).warnings] == [
         "steps.a.max_parallel: max_parallel has no meaning without for_each; remove it",
-        "steps.a.input: transform steps do not read input; only agent and python steps do",
+        "steps.a.input: transform steps do not read input; only agent, python, workflow, group and plan steps do",
     ]
 
 
@@ -411,6 +422,21 @@ words = st.sampled_from(
         "1h",
         "string",
         "x:y",
+        "group",
+        "plan",
+        "workflow",
+        "approval",
+        "message",
+        "signal",
+        "repeat",
+        "until",
+        "cache",
+        "ttl",
+        "concurrency",
+        "singleton",
+        "limit",
+        "key",
+        "output.a",
     ]
 )
 anything = st.recursive(
@@ -420,7 +446,9 @@ anything = st.recursive(
 )
 almost = st.fixed_dictionaries(
     {"name": st.just("x"), "steps": st.dictionaries(words, st.dictionaries(words, anything, max_size=4), max_size=4)},
-    optional=dict.fromkeys(("inputs", "outputs", "agents", "secrets", "limits", "defaults", "extra"), anything),
+    optional=dict.fromkeys(
+        ("inputs", "outputs", "agents", "secrets", "limits", "defaults", "concurrency", "singleton", "extra"), anything
+    ),
 )
 
 

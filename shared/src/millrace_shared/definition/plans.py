@@ -13,6 +13,7 @@ from millrace_shared.definition.flow import FLOW_CONTROL_KEYS
 from millrace_shared.definition.levels import levels_of
 from millrace_shared.definition.limits import PLAN_STEPS_MAX
 from millrace_shared.definition.loader import from_data
+from millrace_shared.definition.locations import Location
 from millrace_shared.definition.model import Agent, Defaults, Limits
 from millrace_shared.definition.parts import sink_outputs
 from millrace_shared.definition.rules import check_sinks
@@ -106,13 +107,14 @@ def _check_plan(
             _check_use(mapping(step).get("workflow"), (*level.step_at(step_id), "workflow"), uses or (), findings)
 
 
-def _check_use(call: Any, at: tuple[str | int, ...], uses: Collection[str], findings: Findings) -> None:
+def _check_use(call: Any, at: Location, uses: Collection[str], findings: Findings) -> None:
     if call is None:
         return
     name, version = mapping(call).get("name", call), mapping(call).get("version")
-    if isinstance(name, str) and (name if version is None else f"{name}@{version}") not in uses:
-        problem = f'the workflow around the plan does not use the workflow "{name[:64]}"'
-        hint = did_you_mean(name, uses) or "a plan can run those only that are used beside it"
+    key = name if version is None else f"{name}@{version}"
+    if isinstance(name, str) and key not in uses:
+        problem = f'the workflow around the plan does not use the workflow "{key[:64]}"'
+        hint = did_you_mean(key, uses) or "a plan can run those only that are used beside it"
         findings.add(at, problem, hint)
 
 

@@ -40,6 +40,10 @@ class InputTypes:
             return
         if kind is not None and kind != "boolean" and len(path.keys) == 1:
             raise ExpressionInvalid(expression.source, f"a condition must be true or false, and this input is {kind}")
+        if path.root in ("index", "iteration"):
+            raise ExpressionInvalid(
+                expression.source, f"a condition must be true or false, and {path.root} is a number"
+            )
         if path.root == "steps" and path.keys[1:] == ("status",):
             hint = f"write {expression.source} == 'completed'"
             raise ExpressionInvalid(expression.source, "a condition must be true or false, and this is text", hint)

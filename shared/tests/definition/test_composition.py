@@ -1,0 +1,471 @@
+"""Mistakes in groups, plans, sub-workflows, loops, questions and kept results, each with its message."""
+
+from typing import Any
+
+import pytest
+
+from millrace_shared.definition.errors import DefinitionInvalid
+from millrace_shared.definition.validation import validate
+
+REST = """
+name: flow
+inputs: {topic: {type: string}}
+secrets: [token]
+agents: {writer: {model: 'offline:demo', instructions: 'On ${{ inputs.topic }}'}}
+steps:
+"""
+TEAM = "  team:\n    input: {topic: x}\n    group:\n      steps:\n"
+FOR_EACH = "exists only under for_each, in what the step does for each item"
+REPEAT = "exists only under repeat, in what the step does in each iteration"
+OUTPUT = "`output` exists only in repeat.until, where it is what the iteration gave"
+
+
+def mistakes(steps: str) -> list[str]:
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate(REST + steps)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def warnings(steps: str) -> list[str]:
+    return [str(warning) for warning in validate(REST + steps).warnings]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ("  a: {group: 3}", "steps.a.group: an object is needed here, and this is a number"),
+        ("  a: {group: {}}", "steps.a.group.steps: this is required; add steps:"),
+        ("  a: {group: {steps: {}}}", "steps.a.group.steps: there must be at least 1 of these"),
+        (
+            "  a: {group: {steps: {b: {transform: 1}}, concurrency: {limit: 1}}}",
+            "steps.a.group.concurrency: concurrency belongs to the workflow as a whole",
+        ),
+        (
+            "  a: {group: {steps: {b: {transform: 1}}, stepz: 1}}",
+            'steps.a.group.stepz: there is no key "stepz" here; did you mean "steps"?',
+        ),
+        (
+            TEAM + "        a: {transform: 1, http: {url: 'https://x'}}",
+            "steps.team.group.steps.a: a step has one kind, and this one has http and transform; make it several steps",
+        ),
+        (
+            TEAM + "        a: {transform: 1, timeot: 3}",
+            'steps.team.group.steps.a.timeot: there is no key "timeot" here; did you mean "timeout"?',
+        ),
+        (
+            TEAM + "        a: {needs: [c], transform: 1}\n        b: {transform: 1}",
+            'steps.team.group.steps.a.needs[0]: there is no step "c"',
+        ),
+        (
+            TEAM + "        a: {needs: [outer], transform: 1}\n  outer: {transform: 1}",
+            (
+                'steps.team.group.steps.a.needs[0]: "outer" is outside of the group "team", whose steps need only one '
+                "another; let team need it"
+            ),
+        ),
+        (
+            TEAM + "        a: {needs: [b], transform: 1}\n        b: {needs: [a], transform: 1}",
+            "steps.team.group.steps.a.needs: these steps wait for one another: a → b → a; remove one of these needs",
+        ),
+        (
+            TEAM + "        a: {transform: 1}\n        b: {transform: '${{ steps.a.output }}'}",
+            (
+                "steps.team.group.steps.b.transform: in `steps.a.output`: `steps.a` is not an ancestor of `b`; "
+                "add a to needs"
+            ),
+        ),
+        (
+            TEAM + "        a: {transform: '${{ steps.outer.output }}'}\n  outer: {transform: 1}",
+            (
+                "steps.team.group.steps.a.transform: in `steps.outer.output`: `steps.outer` is outside of the group "
+                '"team", which sees its own steps only; pass it in by the input of team'
+            ),
+        ),
+        (
+            TEAM + "        a: {transform: '${{ inputs.topik }}'}",
+            (
+                'steps.team.group.steps.a.transform: in `inputs.topik`: the group "team" has no input "topik"; '
+                'did you mean "topic"?'
+            ),
+        ),
+        (
+            "  team: {group: {steps: {a: {transform: '${{ inputs.topic }}'}}}}",
+            (
+                'steps.team.group.steps.a.transform: in `inputs.topic`: the group "team" has no input "topic"; '
+                "add it to the input of team"
+            ),
+        ),
+        (
+            "  team: {for_each: [1], group: {steps: {a: {transform: '${{ item }}'}}}}",
+            f"steps.team.group.steps.a.transform: in `item`: `item` {FOR_EACH}; pass it in by the input of team",
+        ),
+        (
+            "  team: {group: {steps: {a: {python: f, input: {x: '${{ previous }}'}}}}, repeat: {until: output.a}}",
+            f"steps.team.group.steps.a.input.x: in `previous`: `previous` {REPEAT}; pass it in by the input of team",
+        ),
+        (
+            "  team: {group: {steps: {a: {transform: 1}}, outputs: {o: '${{ steps.b.output }}'}}}",
+            'steps.team.group.outputs.o: in `steps.b.output`: there is no step "b"',
+        ),
+        (
+            "  team: {group: {steps: {a: {agent: writter, prompt: x}}}}",
+            'steps.team.group.steps.a.agent: there is no agent "writter"; did you mean "writer"?',
+        ),
+        (
+            "  team: {group: {steps: {a: {agent: writer, prompt: x}}}}",
+            (
+                "steps.team.group.steps.a.agent: in `inputs.topic` in the instructions of writer: "
+                'the group "team" has no input "topic"; add it to the input of team'
+            ),
+        ),
+    ],
+)
+def test_names_the_mistake_in_a_group(steps: str, expected: str):
+    assert mistakes(steps) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (
+            "  a: {workflow: 3}",
+            (
+                "steps.a.workflow: a workflow step names a workflow; write workflow: name, "
+                "or workflow: {name: name, version: 1}"
+            ),
+        ),
+        (
+            "  a: {workflow: Bad Name}",
+            (
+                'steps.a.workflow: "Bad Name" is not a workflow name: lower-case letters, digits, - and _, beginning '
+                'and ending with a letter or digit; write "bad-name"'
+            ),
+        ),
+        ("  a: {workflow: {name: x, version: 0}}", "steps.a.workflow.version: this must be at least 1"),
+        (
+            "  a: {plan: steps}",
+            "steps.a.plan: an expression or an object is needed here, and this is text; write ${{ steps }}",
+        ),
+        ("  a: {plan: [1]}", "steps.a.plan: an expression or an object is needed here, and this is a list"),
+        ("  a: {plan: {outputs: {}}}", "steps.a.plan: a plan has steps; add steps:"),
+        ("  a: {plan: '${{ steps.b.output }}'}", 'steps.a.plan: in `steps.b.output`: there is no step "b"'),
+    ],
+)
+def test_names_the_mistake_in_what_is_run(steps: str, expected: str):
+    assert mistakes(steps) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ("  a: {python: f, repeat: 3}", "steps.a.repeat: an object is needed here, and this is a number"),
+        (
+            "  a: {python: f, repeat: {}}",
+            "steps.a.repeat.until: this is required; add until: a condition on output",
+        ),
+        (
+            "  a: {python: f, repeat: {until: '${{ output }}'}}",
+            "steps.a.repeat.until: in `${{ output }}`: a condition is a bare expression; write it without ${{ }}: output",  # noqa: E501
+        ),
+        ("  a: {python: f, repeat: {until: true, max: 1001}}", "steps.a.repeat.max: this must be at most 1000"),
+        (
+            "  a: {python: f, repeat: {until: true, on_max: stop}}",
+            'steps.a.repeat.on_max: "stop" is not one of complete, fail',
+        ),
+        (
+            "  a: {transform: 1, repeat: {until: true}}",
+            "steps.a.repeat: transform steps cannot repeat; put the step into a group, and repeat that",
+        ),
+        (
+            "  a: {approval: {message: x}, repeat: {until: true}}",
+            "steps.a.repeat: approval steps cannot repeat; put the step into a group, and repeat that",
+        ),
+        (
+            "  a: {python: f, repeat: {until: iteration}}",
+            "steps.a.repeat.until: in `iteration`: a condition must be true or false, and iteration is a number",
+        ),
+        (
+            "  a: {python: f, repeat: {until: steps.a.output.ok}}",
+            "steps.a.repeat.until: in `steps.a.output.ok`: a step cannot read its own result; write output",
+        ),
+        (
+            "  a: {python: f, repeat: {until: item.ok}}",
+            f"steps.a.repeat.until: in `item.ok`: `item` {FOR_EACH}",
+        ),
+        (
+            "  a: {python: f, input: {x: '${{ output }}'}, repeat: {until: true}}",
+            f"steps.a.input.x: in `output`: {OUTPUT}; write previous",
+        ),
+        (
+            "  a: {transform: '${{ output.x }}'}",
+            f"steps.a.transform: in `output.x`: {OUTPUT}; write steps.<id>.output",
+        ),
+        (
+            "  a: {python: f, input: {x: '${{ previous.x }}'}}",
+            f"steps.a.input.x: in `previous.x`: `previous` {REPEAT}",
+        ),
+        (
+            "  a: {python: f, when: iteration > 1, repeat: {until: true}}",
+            f"steps.a.when: in `iteration > 1`: `iteration` {REPEAT}",
+        ),
+        (
+            "  a: {python: f, when: 'inputs.topic.exists(output, output)'}",
+            (
+                "steps.a.when: in `inputs.topic.exists(output, output)`: output already has a meaning and cannot be "
+                "the variable of a macro; use another name, such as x"
+            ),
+        ),
+    ],
+)
+def test_names_the_mistake_in_a_loop(steps: str, expected: str):
+    assert mistakes(steps) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (
+            "  a: {approval: {}}",
+            "steps.a.approval.message: this is required; add message: what is to be decided",
+        ),
+        ("  a: {approval: 'Go?'}", "steps.a.approval: an object is needed here, and this is a string"),
+        (
+            "  a: {approval: {message: x, default: maybe}}",
+            'steps.a.approval.default: "maybe" is not one of approve, reject, fail',
+        ),
+        (
+            "  a: {approval: {message: x, form: {type: nope}}}",
+            "steps.a.approval.form.type: this is not JSON Schema: 'nope' is not valid under any of the given schemas",
+        ),
+        (
+            "  a: {approval: {message: '${{ secrets.token }}'}}",
+            (
+                "steps.a.approval.message: in `secrets.token`: a secret may only go into url, query, headers, json and "
+                "body of an http step, or tool settings"
+            ),
+        ),
+        (
+            "  a: {wait: {signal: x, delay: 1s}}",
+            "steps.a.wait: a wait has exactly one of delay, until and signal; write wait: {delay: 5s}",
+        ),
+        (
+            "  a: {wait: {delay: 1s, timeout: 1h}}",
+            "steps.a.wait.timeout: only a wait for a signal has a timeout; remove it",
+        ),
+        (
+            "  a: {wait: {delay: 1s, default: 0}}",
+            "steps.a.wait.default: only a wait for a signal has a default; remove it",
+        ),
+        (
+            "  a: {wait: {signal: x, default: ['${{ inputs.topic }}']}}",
+            "steps.a.wait.default: a default is written out, without expressions",
+        ),
+        (
+            "  a: {wait: {signal: Paid Up}}",
+            (
+                'steps.a.wait.signal: "Paid Up" is not the name of a signal: lower-case letters, digits, _ and -, a '
+                'letter first, at most 64; it is written out, without expressions; write "paid-up"'
+            ),
+        ),
+        (
+            "  a: {wait: {signal: '${{ inputs.topic }}'}}",
+            (
+                'steps.a.wait.signal: "${{ inputs.topic }}" is not the name of a signal: lower-case letters, digits, _ '
+                "and -, a letter first, at most 64; it is written out, without expressions"
+            ),
+        ),
+        ("  a: {python: f, cache: 1h}", "steps.a.cache: an object is needed here, and this is a string"),
+        ("  a: {python: f, cache: {}}", "steps.a.cache.ttl: this is required; add ttl: 1h"),
+        ("  a: {python: f, cache: {ttl: 0}}", "steps.a.cache.ttl: this must be more than 0"),
+        (
+            "  a: {transform: 1, cache: {ttl: 1h}}",
+            "steps.a.cache: results of transform steps are not kept; only those of agent, http and python steps can be",
+        ),
+        (
+            "  a: {python: f, cache: {ttl: 1h, key: '${{ inputs.tpic }}'}}",
+            'steps.a.cache.key: in `inputs.tpic`: there is no input "tpic"; did you mean "topic"?',
+        ),
+    ],
+)
+def test_names_the_mistake_in_questions_waits_and_caches(steps: str, expected: str):
+    assert mistakes(steps) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        ("concurrency: 3", "concurrency: an object is needed here, and this is a number"),
+        ("concurrency: {}", "concurrency.limit: this is required; add limit: 1"),
+        ("concurrency: {limit: 0}", "concurrency.limit: this must be at least 1"),
+        (
+            "concurrency: {limit: 1, on_limit: wait}",
+            'concurrency.on_limit: "wait" is not one of queue, drop, cancel_oldest',
+        ),
+        (
+            "concurrency: {limit: 1, key: '${{ execution.id }}'}",
+            (
+                "concurrency.key: in `execution.id`: `execution` cannot be read here: before an execution begins there "
+                "are only its inputs"
+            ),
+        ),
+        (
+            "throttle: {limit: 1, per: 1m, on_limit: cancel_oldest}",
+            'throttle.on_limit: "cancel_oldest" is not one of queue, drop',
+        ),
+        ("throttle: {limit: 1}", "throttle.per: this is required; add per: 1m"),
+        ("debounce: {}", "debounce.delay: this is required; add delay: 30s"),
+        ("singleton: 3", "singleton: true or an object is needed here, and this is a number"),
+        (
+            "singleton: {key: '${{ steps.a.output }}'}",
+            (
+                "singleton.key: in `steps.a.output`: `steps` cannot be read here: before an execution begins there are "
+                "only its inputs"
+            ),
+        ),
+        (
+            "singleton: {key: '${{ inputs.x }}'}",
+            'singleton.key: in `inputs.x`: there is no input "x"; declare it under inputs',
+        ),
+        (
+            "{concurrency: {limit: 1}, singleton: true}",
+            "singleton: a singleton is a concurrency of 1, and concurrency is given, too; remove one of them",
+        ),
+    ],
+)
+def test_names_the_mistake_in_flow_control(rest: str, expected: str):
+    lines = rest.strip("{}").replace("}, s", "}\ns") if rest.startswith("{") else rest
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate(f"name: flow\n{lines}\nsteps: {{a: {{transform: 1}}}}")
+    assert [str(problem) for problem in caught.value.problems] == [expected]
+
+
+def test_flow_control_is_for_workflows_and_not_for_steps():
+    assert mistakes("  a: {transform: 1, concurrency: {limit: 1}}") == [
+        "steps.a.concurrency: concurrency belongs to the workflow as a whole; a step has max_parallel"
+    ]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # The group's inputs are the keys of its step's input; `item` and `previous` get in by that door.
+        "  a: {for_each: [1], input: {x: '${{ item }}'}, group: {steps: {b: {transform: '${{ inputs.x }}'}}}}",
+        "  a: {for_each: [[1]], input: {x: '${{ item }}'}, group: {steps: {b: {for_each: '${{ inputs.x }}', transform: '${{ item }}'}}}}",  # noqa: E501
+        "  a: {input: {x: '${{ previous.score }}'}, group: {steps: {b: {python: f}}}, repeat: {until: output.b.ok}}",
+        "  a: {group: {steps: {b: {transform: '${{ execution.id }} ${{ workflow.name }}'}}}}",
+        "  a: {input: {topic: 1}, group: {steps: {b: {agent: writer, prompt: x}}}}",
+        "  a: {group: {steps: {a: {transform: 1}, b: {needs: [a], transform: '${{ steps.a.output }}'}}}}",
+        "  a: {group: {steps: {b: {http: {url: 'https://x', headers: {A: '${{ secrets.token }}'}}}}}}",
+        "  a: {for_each: [1], agent: writer, prompt: '${{ item }} ${{ iteration }} ${{ previous }}', repeat: {until: 'output.x > 0.8 || iteration > index || previous == output'}}",  # noqa: E501
+        "  a: {for_each: [1], approval: {message: '${{ item }}', deadline: 1m}}",
+        "  a: {for_each: [1], python: f, cache: {ttl: 1h, key: '${{ item }}-${{ inputs.topic }}'}}",
+        "  a: {for_each: [1], workflow: billing, input: {n: '${{ item }}'}}",
+        "  a: {plan: {steps: {b: {transform: '$${{ inputs.x }}'}}, name: '${{ inputs.topic }}'}, input: {x: 1}}",
+        "  a: {wait: {signal: paid, timeout: 1h, default: null}}",
+    ],
+)
+def test_accepts(steps: str):
+    assert warnings(steps) == []
+
+
+def test_an_agent_that_works_in_groups_alone_may_read_their_inputs_alone():
+    source = """
+name: flow
+agents: {w: {model: 'offline:demo', instructions: 'Use ${{ inputs.style }}'}}
+steps: {team: {input: {style: plain}, group: {steps: {a: {agent: w, prompt: x}}}}}
+"""
+    assert validate(source).warnings == ()
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate(source.replace("steps: {team", "steps: {b: {agent: w, prompt: x}, team"))
+    assert [problem.path for problem in caught.value.problems] == ["agents.w.instructions"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (
+            "  a: {approval: {message: x, deadline: 24h}}",
+            (
+                "steps.a.approval.deadline: the execution ends 3600 s after its start, before these 86400 s are over; "
+                "raise limits.timeout"
+            ),
+        ),
+        (
+            "  a: {wait: {delay: 2h}}",
+            (
+                "steps.a.wait.delay: the execution ends 3600 s after its start, before these 7200 s are over; "
+                "raise limits.timeout"
+            ),
+        ),
+        (
+            "  a: {workflow: x, timeout: 2h}",
+            (
+                "steps.a.timeout: the execution ends 3600 s after its start, before these 7200 s are over; "
+                "raise limits.timeout"
+            ),
+        ),
+        (
+            "  a: {approval: {message: x, default: reject}}",
+            "steps.a.approval.default: default says what the deadline does, and there is none; add deadline: 24h",
+        ),
+        ("  a: {wait: {delay: 1s}, retry: {}}", "steps.a.retry: wait steps are not retried; remove it"),
+        (
+            "  a: {approval: {message: x}, timeout: 5s}",
+            "steps.a.timeout: timeout has no meaning for approval steps; write approval: {deadline: ...}",
+        ),
+    ],
+)
+def test_warns_of_what_has_no_effect(steps: str, expected: str):
+    assert warnings(steps) == [expected]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"transform": 1} if depth == 0 else {"group": {"steps": {"a": nested(depth - 1)}}}
+
+
+def test_groups_are_nested_eight_deep():
+    validate({"name": "x", "steps": {"a": nested(8)}})
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate({"name": "x", "steps": {"a": nested(10)}})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "steps.a.group." + "steps.a.group." * 7 + "steps.a.group: groups are nested deeper than 8; "
+        "make the inner ones a workflow of their own"
+    ]
+
+
+def many(count: int, step: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {f"s{number}": step or {"transform": number} for number in range(count)}
+
+
+def test_steps_of_groups_count():
+    group = {"steps": many(5_000), "outputs": {"x": 1}}
+    steps: dict[str, Any] = {"a": {"group": group}, "b": {"group": group}}
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate({"name": "x", "steps": steps})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "steps: there are 10002 steps, those of groups included; 10000 are allowed"
+    ]
+
+
+def test_a_group_with_very_many_last_steps_names_its_outputs():
+    group: dict[str, Any] = {"steps": many(201)}
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate({"name": "x", "steps": {"a": {"group": group}}})
+    assert [str(problem) for problem in caught.value.problems] == [
+        (
+            "steps.a.group.outputs: without outputs its 201 last steps would be the output, and 200 are allowed; "
+            "name its outputs"
+        )
+    ]
+    validate({"name": "x", "steps": {"a": {"group": {**group, "outputs": {"x": "${{ steps.s3.output }}"}}}}})
+
+
+def test_a_hundred_other_workflows_may_be_used():
+    calls = [{"workflow": {"name": "w", "version": number + 1}} for number in range(101)]
+    steps = {f"s{number}": call for number, call in enumerate(calls)}
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate({"name": "x", "steps": steps})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "steps: the steps run 101 other workflows, and 100 are allowed"
+    ]
+    validate({"name": "x", "steps": many(1_000, calls[0])})
