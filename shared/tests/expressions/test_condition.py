@@ -61,6 +61,34 @@ def test_says_why_it_has_no_value(text: str, reason: str, evaluator: BoundedEval
     assert caught.value.reason == reason
 
 
+FIRST = {**SCOPE, "iteration": 1, "previous": None, "output": {"score": 1}}
+THIRD = {**SCOPE, "iteration": 3, "previous": {"score": 1}, "output": {"score": 2, "steps": [{"ok": True}]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("iteration == 1", [True, False]),
+        ("iteration >= inputs.n", [False, True]),
+        ("previous == null", [True, False]),
+        ("previous.score == null", [True, False]),
+        ("has(previous.score)", [False, True]),
+        ("previous != null && previous.score > 0", [False, True]),
+        ("output.score > 1 && output.steps.all(s, s.ok)", [False, True]),
+    ],
+)
+def test_reads_its_iteration(text: str, expected: list[bool], evaluator: BoundedEvaluator):
+    condition = compile_condition(text)
+    assert [condition.test(scope, evaluator.evaluate) for scope in (FIRST, THIRD)] == expected
+
+
+def test_a_key_that_is_not_there_is_null_before_the_first_iteration_alone(evaluator: BoundedEvaluator):
+    condition = compile_condition("previous.draft.title == null")
+    assert condition.test(FIRST, evaluator.evaluate)
+    with pytest.raises(ExpressionError, match='previous has no "draft"; it has score'):
+        condition.test(THIRD, evaluator.evaluate)
+
+
 def test_needs_only_the_blobs_that_it_reads(evaluator: BoundedEvaluator):
     with pytest.raises(BlobNeeded) as caught:
         compile_condition("steps.blob.output.large.x == 1").test(SCOPE, evaluator.evaluate)
@@ -81,6 +109,8 @@ def test_needs_only_the_blobs_that_it_reads(evaluator: BoundedEvaluator):
         ("steps == null", "a step is named in full"),
         ("execution.nme == 'x'", 'did you mean "name"?'),
         ("inputs.list.exists(steps, steps == 1)", "cannot be the variable of a macro"),
+        ("inputs.list.exists(previous, previous == 1)", "cannot be the variable of a macro"),
+        ("iteration > 'x'", "> cannot be applied to int and string"),
         ("", "the expression is empty"),
         ("inputs.a == '" + "x" * 1024 + "'", "over 1024 bytes"),
         ("'unclosed == 1", "a string is not closed"),

@@ -27,10 +27,22 @@ SCOPE = {
 }
 
 
-def value(text: str) -> Any:
+def value(text: str, scope: Mapping[str, Any] = SCOPE) -> Any:
     path = parse_path(text)
     assert path is not None
-    return lookup(path, SCOPE)
+    return lookup(path, scope)
+
+
+def test_before_the_first_iteration_everything_is_null():
+    first = {"iteration": 1, "previous": None}
+    assert [value(text, first) for text in ("previous", "previous.a", "previous.a.b[1]", "iteration")] == [
+        None,
+        None,
+        None,
+        1,
+    ]
+    with pytest.raises(ExpressionError, match="previous is null"):
+        value("previous.a", {"iteration": 2, "previous": None})
 
 
 @pytest.mark.parametrize(
