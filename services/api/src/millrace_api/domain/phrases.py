@@ -14,7 +14,7 @@ def clock(moment: datetime) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time with the digits that matter: `0.4 s`, `12 s`, `5 min 03 s`, `2 h 10 min`, `3 d 4 h`."""
+    """Return a length of time with the digits that matter: `0.4 s`, `12 s`, `5 min 3 s`, `3 h 10 min`, `3 d 4 h`."""
     seconds = max(0.0, seconds)
     if seconds < _PRECISE_BELOW_S and round(seconds, 1) != round(seconds):
         return f"{seconds:.1f} s"
@@ -22,10 +22,16 @@ def span(seconds: float) -> str:
     if whole < 2 * _MINUTE_S:
         return f"{whole} s"
     if whole < 2 * _HOUR_S:
-        return f"{whole // _MINUTE_S} min {whole % _MINUTE_S:02} s"
+        return _of_two(whole, _MINUTE_S, "min", 1, "s")
     if whole < 2 * _DAY_S:
-        return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S:02} min"
-    return f"{whole // _DAY_S} d {whole % _DAY_S // _HOUR_S} h"
+        return _of_two(whole, _HOUR_S, "h", _MINUTE_S, "min")
+    return _of_two(whole, _DAY_S, "d", _HOUR_S, "h")
+
+
+def _of_two(seconds: int, large_s: int, large: str, small_s: int, small: str) -> str:
+    """Return a length in two units, or in the larger one alone."""
+    rest = seconds % large_s // small_s
+    return f"{seconds // large_s} {large}" + (f" {rest} {small}" if rest else "")
 
 
 def since(moment: datetime, now: datetime) -> str:

@@ -89,7 +89,7 @@ def _accepted(scene: Scene) -> Reason:
     line = (
         f"{scene.inbox.unread} messages of its partition are not read yet" if scene.inbox.unread else "its turn comes"
     )
-    return Reason("accepted", f"{text}, and the orchestrators have not begun it yet: {line}")
+    return Reason("accepted", f"{text}, and no orchestrator has begun it yet: {line}")
 
 
 def _paused(scene: Scene) -> Reason:

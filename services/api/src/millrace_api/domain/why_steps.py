@@ -145,13 +145,13 @@ def _running(scene: Scene, row: Row) -> Reason:
     name = _named(scene, row).text
     begun = row.get("started_at") or row["updated_at"]
     seconds = (scene.now - begun).total_seconds()
-    text = f"{name} runs since {span(seconds)}" + (f" on {row['runner']}" if row.get("runner") else "")
+    text = f"{name} has run for {span(seconds)}" + (f" on {row['runner']}" if row.get("runner") else "")
     if scene.definition is None or scene.step(row) is None:
         return _reason("running", row, text)
     limit_s = scene.definition.timeout_s_of(row["step"])
     if seconds > limit_s + OVERDUE_S:
         text = (
-            f"{text}, which is longer than the {span(limit_s)} that it may: its runner is lost, and another takes over"
+            f"{text}, longer than the {span(limit_s)} that it may: its runner is lost, and another takes over"
         )
         return _reason("running", row, text)
     return _reason("running", row, f"{text}, of at most {span(limit_s)}")
@@ -167,7 +167,7 @@ def _items(scene: Scene, row: Row) -> Reason:
     counts = scene.item_counts(step)
     if counts:
         ended = sum(count for status, count in counts.items() if status in STEP_FINAL)
-        text = f"{text}, of which {ended} have ended and {sum(counts.values()) - ended} are under way"
+        text = f"{text}: {ended} of them ended, {sum(counts.values()) - ended} under way"
     if inner:
         text = f"{text}; the first of them: {inner[0].message}"
     return _reason("items", row, text, reasons=tuple(inner))
