@@ -7,10 +7,14 @@ from millrace_shared.definition.validation import validate
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "workflows"
 NAMES = [
+    "approval_flow",
     "basic_sequence",
     "conditional_workflow",
     "data_pipeline",
+    "dynamic_plan",
+    "evaluator_optimizer",
     "lead_qualification",
+    "nested_for_each",
     "parallel_processing",
     "research_report",
 ]

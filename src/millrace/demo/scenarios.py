@@ -121,6 +121,19 @@ def scenarios() -> list[Scenario]:
             events_min={"llm.call": 6, "step.retry_scheduled": 3},
         ),
         Scenario(
+            "an agent that judges another one, three times",
+            _with_model(examples["evaluator_optimizer"], LOCAL_MODEL),
+            outputs=('"rounds": 3', "[demo provider"),
+        ),
+        Scenario("loops within loops", examples["nested_for_each"], outputs=('"busy": ["north", "south"]',)),
+        Scenario("steps that a step has planned", examples["dynamic_plan"], outputs=("[5, 21, 233]", '"checked": true')),
+        Scenario(
+            "a question that nobody answers, and a signal that does not come",
+            examples["approval_flow"],
+            steps={"archive": "skipped"},
+            outputs=('"approved": true', '"channel": "blog"', '"at": "now"'),
+        ),
+        Scenario(
             "an agent with a tool",
             TOOL_CALL,
             outputs=("Tools said",),
