@@ -15,6 +15,8 @@ def test_a_step_with_a_retry():
     assert progress.apply(message("execution.started")) is None
     progress.apply(message("step.scheduled", 1, step="a", attempt=1))
     assert progress.steps["a"].status == "running"
+    progress.apply(message("step.retry_scheduled", 2, step="a", attempt=1))
+    assert progress.steps["a"].status == "waiting"
     progress.apply(message("step.scheduled", 3, step="a", attempt=2))
     assert progress.apply(message("step.completed", 5, step="a", attempt=2)) == "a"
     step = progress.steps["a"]
@@ -35,12 +37,31 @@ def test_items_are_counted_and_end_no_step():
 
 
 def test_every_end_has_its_status():
-    progress = Progress.of("abcd")
+    progress = Progress.of("abcde")
+    assert progress.apply(message("step.reused", step="e")) == "e"
     progress.apply(message("step.failed", step="a", error={"category": "timeout"}))
     progress.apply(message("step.failed", step="b", error={"category": "user_code"}))
     progress.apply(message("step.skipped", step="c"))
     progress.apply(message("step.cancelled", step="d"))
-    assert [step.status for step in progress.steps.values()] == ["timeout", "failed", "skipped", "cancelled"]
+    statuses = [step.status for step in progress.steps.values()]
+    assert statuses == ["timeout", "failed", "skipped", "cancelled", "completed"]
+
+
+def test_iterations_are_no_retries():
+    progress = Progress.of(["loop"])
+    for attempt in (1, 2, 3):
+        progress.apply(message("step.scheduled", step="loop", attempt=attempt))
+        progress.apply(message("step.iterated", step="loop", attempt=attempt, iteration=attempt))
+    assert progress.steps["loop"].retries == 0
+
+
+def test_gates_and_pauses_show_in_the_status():
+    progress = Progress.of(["a"])
+    statuses = []
+    for event in ("started", "held", "admitted", "paused", "resumed"):
+        progress.apply(message(f"execution.{event}"))
+        statuses.append(progress.status)
+    assert statuses == ["running", "pending", "running", "paused", "running"]
 
 
 def test_costs_add_up_and_one_unknown_price_makes_the_sum_unknown():

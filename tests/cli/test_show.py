@@ -1,8 +1,11 @@
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.cli.show import BAR_CHARS, bar, cost_text, duration_text, value_text
+from millrace.cli.show import BAR_CHARS, bar, cost_text, duration_text, progress_text, value_text
+from millrace.client.shapes import Progress
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,18 @@ def test_a_bar_stays_on_its_line(offset_s: float, duration_s: float, total_s: fl
 
 def test_what_did_not_run_has_no_bar():
     assert bar(None, None, 3.0) == bar(0.0, None, 3.0) == bar(0.0, 1.0, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "text"),
+    [
+        ("completed", {}, "completed"),
+        ("completed", {"cached": True}, "completed (cached)"),
+        ("completed", {"reused_from": "before"}, "completed (reused)"),
+        ("waiting", {"reason": "approval"}, "waiting (approval)"),
+        ("skipped", {"reason": "its condition is false"}, "skipped"),
+    ],
+)
+def test_a_status_says_what_it_waits_for_or_that_nothing_was_done(status: str, fields: dict[str, Any], text: str):
+    step = {"status": status, "reason": None, "cached": False, "reused_from": None, **fields}
+    assert progress_text(cast("Progress", step)).plain == text

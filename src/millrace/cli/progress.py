@@ -10,7 +10,15 @@ from rich.table import Table
 from millrace.cli.show import cost_text, duration_text, rows_table, status_text
 from millrace.client.shapes import LiveMessage
 
+_STATUSES = {
+    "execution.started": "running",
+    "execution.held": "pending",
+    "execution.admitted": "running",
+    "execution.paused": "paused",
+    "execution.resumed": "running",
+}
 _ENDS = {
+    "step.reused": "completed",
     "step.completed": "completed",
     "step.failed": "failed",
     "step.skipped": "skipped",
@@ -54,8 +62,8 @@ class Progress:
     def apply(self, message: LiveMessage) -> str | None:
         """Take a message of the feed. Returns the step that has come to its end by it, if one has."""
         event, data = message["event"], message["data"]
-        if event == "execution.started":
-            self.status = "running"
+        if event in _STATUSES:
+            self.status = _STATUSES[event]
         elif event == "execution.finished":
             self.status = str(data["status"])
         if "step" not in data:
@@ -84,7 +92,9 @@ class Progress:
             step.status = "waiting"
         elif event in ("step.scheduled", "step.expanded", "step.started"):
             step.status = "running"
-            step.retries = max(step.retries, int(data.get("attempt") or 1) - 1)
+        elif event == "step.retry_scheduled":
+            step.status = "waiting"
+            step.retries += 1
         step.started_at = step.started_at or at
 
     @staticmethod

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from millrace.client.shapes import Execution, ExecutionSummary, Timeline
+from millrace.client.shapes import Execution, ExecutionSummary, Progress, Timeline
 
 STYLES: Mapping[str, str] = {
     "completed": "green",
@@ -20,6 +20,7 @@ STYLES: Mapping[str, str] = {
     "cancelled": "yellow",
     "skipped": "dim",
     "running": "cyan",
+    "paused": "yellow",
     "waiting": "cyan",
     "pending": "dim",
 }
@@ -38,6 +39,15 @@ def open_console(*, quiet: bool = False) -> Console:
 def status_text(status: str) -> Text:
     """Return a status in its colour."""
     return Text(status, style=STYLES.get(status, ""))
+
+
+def progress_text(step: Progress) -> Text:
+    """Return a step's status, and in a word what it waits for or that its output was there already."""
+    note = "cached" if step["cached"] else "reused" if step["reused_from"] else None
+    if step["status"] in ("waiting", "pending"):
+        note = step["reason"]
+    text = status_text(step["status"])
+    return text.append(f" ({note})", style="dim") if note else text
 
 
 def one_line(text: str, style: str = "") -> Text:
@@ -83,7 +93,7 @@ def steps_table(execution: Execution) -> Table:
         outcome = step["error_message"] or value_text(step["output_data"])
         table.add_row(
             step["step_id"],
-            status_text(step["status"]),
+            progress_text(step),
             duration_text(step["duration"]),
             str(step["retry_count"] or ""),
             str(step["tokens_used"] or ""),
@@ -143,7 +153,7 @@ def timeline_table(timeline: Timeline) -> Table:
         outcome = step["error_message"] or value_text(step["output_summary"])
         table.add_row(
             step["step_name"],
-            status_text(step["status"]),
+            progress_text(step),
             duration_text(offset_s),
             duration_text(step["duration_seconds"]),
             Text(bar(offset_s, step["duration_seconds"], total_s), style=STYLES.get(step["status"], "")),

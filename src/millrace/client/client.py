@@ -14,9 +14,11 @@ from millrace.client.shapes import (
     Accepted,
     Execution,
     ExecutionPage,
+    Graph,
     LiveMessage,
     Priority,
     Timeline,
+    Why,
     Workflow,
     WorkflowPage,
 )
@@ -155,6 +157,14 @@ class Client:
     def timeline(self, execution_id: str) -> Timeline:
         """Return when each step of an execution ran."""
         return cast("Timeline", self._send("GET", f"/executions/{_part(execution_id)}/timeline").json())
+
+    def why(self, execution_id: str) -> Why:
+        """Return what an execution waits for, or how it ended."""
+        return cast("Why", self._send("GET", f"/executions/{_part(execution_id)}/why").json())
+
+    def graph(self, execution_id: str) -> Graph:
+        """Return an execution's steps as nodes, and what they need as edges."""
+        return cast("Graph", self._send("GET", f"/executions/{_part(execution_id)}/graph").json())
 
     def cancel(self, execution_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask an execution to stop. A second request stops its cleanup steps too, so this is never repeated alone."""

@@ -26,14 +26,26 @@ class Failure(TypedDict):
     step_id: str | None
 
 
-class Step(TypedDict):
+class Progress(TypedDict):
+    """Where a step is, and where its work is done or its output came from. `reason` says what it waits for."""
+
+    status: str
+    reason: str | None
+    wait_until: str | None
+    signal: str | None
+    iteration: int | None
+    child_execution_id: str | None
+    cached: bool
+    reused_from: str | None
+
+
+class Step(Progress):
     """One step of an execution."""
 
     id: str
     execution_id: str
     step_id: str
     agent_id: str | None
-    status: str
     started_at: str | None
     completed_at: str | None
     duration: float | None
@@ -75,13 +87,12 @@ class Execution(ExecutionSummary):
     step_executions: list[Step]
 
 
-class TimelineStep(TypedDict):
+class TimelineStep(Progress):
     """One step on the time line. Long values are cut, and say so."""
 
     step_id: str
     step_name: str
     step_order: int
-    status: str
     started_at: str | None
     completed_at: str | None
     duration_seconds: float | None
@@ -106,6 +117,60 @@ class Timeline(TypedDict):
     skipped_step_count: int
     step_timeline: list[TimelineStep]
     error_message: str | None
+
+
+class Reason(TypedDict):
+    """One thing that an execution waits for, as a sentence; `reasons` say why that is not over."""
+
+    code: str
+    message: str
+    step_id: str | None
+    item: int | None
+    until: str | None
+    execution_id: str | None
+    reasons: "list[Reason]"
+
+
+class Why(TypedDict):
+    """Why an execution is where it is. There is always a reason."""
+
+    execution_id: str
+    status: str
+    message: str
+    reasons: list[Reason]
+    as_of: str
+
+
+class Node(Progress):
+    """A step in a graph. `items` counts those of a `for_each` by status."""
+
+    id: str
+    name: str
+    kind: str | None
+    when: str | None
+    run: str | None
+    started_at: str | None
+    completed_at: str | None
+    duration: float | None
+    retry_count: int
+    item_count: int | None
+    items: dict[str, int] | None
+
+
+Edge = TypedDict("Edge", {"from": str, "to": str, "status": str})
+"""What a step (`to`) needs. `status` is pending, satisfied or unsatisfied."""
+
+
+class Graph(TypedDict):
+    """An execution as a graph."""
+
+    execution_id: str
+    workflow_id: str
+    workflow_version: int
+    part: str | None
+    status: str
+    nodes: list[Node]
+    edges: list[Edge]
 
 
 class Workflow(TypedDict):
