@@ -6,9 +6,10 @@ import asyncio
 
 from millrace_api.adapters.catalogue import Catalogue, Launchable
 from millrace_api.adapters.workflow_store import WorkflowStore
-from millrace_api.domain.uses import USES_MAX, Missing, calls_of, missing
+from millrace_api.domain.uses import Missing, calls_of, missing
 from millrace_api.domain.workflows import Draft
 from millrace_api.errors import Mistake, Refused
+from millrace_shared.definition.limits import USES_MAX
 from millrace_shared.definition.loader import load
 from millrace_shared.definition.locations import Location, spell_location
 from millrace_shared.messages import Use

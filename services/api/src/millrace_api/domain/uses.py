@@ -11,9 +11,6 @@ from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.definition.parts import PART_SEPARATOR, walk
 from millrace_shared.expressions.suggest import did_you_mean
 
-USES_MAX = 100
-"""Workflows that one execution may use, theirs included."""
-
 
 @dataclass(frozen=True, slots=True)
 class Known:
