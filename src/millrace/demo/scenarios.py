@@ -126,7 +126,9 @@ def scenarios() -> list[Scenario]:
             outputs=('"rounds": 3', "[demo provider"),
         ),
         Scenario("loops within loops", examples["nested_for_each"], outputs=('"busy": ["north", "south"]',)),
-        Scenario("steps that a step has planned", examples["dynamic_plan"], outputs=("[5, 21, 233]", '"checked": true')),
+        Scenario(
+            "steps that a step has planned", examples["dynamic_plan"], outputs=("[5, 21, 233]", '"checked": true')
+        ),
         Scenario(
             "a question that nobody answers, and a signal that does not come",
             examples["approval_flow"],

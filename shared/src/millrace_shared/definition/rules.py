@@ -44,9 +44,6 @@ def check_rules(data: dict[str, Any], findings: Findings) -> None:
         check_json_schema(mapping(agent).get("output"), ("agents", name, "output"), findings)
     check_retry(mapping(data.get("defaults")).get("retry"), ("defaults", "retry"), findings)
     _check_inputs(mapping(data.get("inputs")), findings)
-    if mapping(data.get("limits")).get("max_cost_usd") is not None:
-        unheeded = "this version records what an execution costs, and does not stop at a budget"
-        findings.warn(("limits", "max_cost_usd"), unheeded)
     if data.get("concurrency") is not None and data.get("singleton") not in (None, False):
         problem = "a singleton is a concurrency of 1, and concurrency is given, too"
         findings.add(("singleton",), problem, "remove one of them")
