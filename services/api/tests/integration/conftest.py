@@ -22,7 +22,7 @@ from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.log_reader import read_last
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import decode_request, encode
-from millrace_shared.execution.tables import EXECUTIONS, STEPS, Table
+from millrace_shared.execution.tables import ATTEMPTS, EXECUTIONS, STEPS, Table
 from millrace_shared.execution.view import ExecutionView
 from millrace_shared.messages import (
     LOG_VERSION,
@@ -122,6 +122,8 @@ class Api:
         await self._write(EXECUTIONS, {**view.execution, **changes})
         for row in view.steps:
             await self._write(STEPS, row)
+        for row in view.attempts:
+            await self._write(ATTEMPTS, row)
 
     async def _write(self, table: Table, row: dict[str, Any]) -> None:
         names = [name for name, column in table.columns.items() if column.rule != "derived"]
