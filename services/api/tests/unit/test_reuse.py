@@ -82,6 +82,13 @@ def test_a_branch_that_was_skipped_for_reasons_that_still_hold_is_in_nobodys_way
     assert steps_of(reuse_of(Source("old", past, definition), {})) == {"a", "join"}
 
 
+def test_an_output_of_null_is_an_output():
+    past = history(StepCompleted("a"), StepFailed("b", ERROR))
+    document = msgspec.to_builtins(reuse_of(Source("old", past, workflow(a={}, b={})), {}), str_keys=True)
+    decoded = msgspec.convert(msgspec.json.decode(msgspec.json.encode(document)), Reuse)
+    assert decoded.steps["a"].output == Payload(None)
+
+
 def test_what_was_taken_over_before_is_taken_over_again_from_here():
     definition = workflow(a={}, b={"needs": ["a"]})
     past = history(StepReused("a", "oldest", output=Payload(7)), StepFailed("b", ERROR))

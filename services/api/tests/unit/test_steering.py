@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from millrace_api.domain.history import History
-from millrace_api.domain.steering import SIGNALS_MAX, Continuing, Deciding, Pausing, Resuming, Signalling, Wish
+from millrace_api.domain.steering import SIGNALS_MAX, Pausing, Resuming, Signalling, Wish
+from millrace_api.domain.step_steering import Continuing, Deciding
 from millrace_api.errors import Refused
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.messages import (
@@ -46,6 +47,7 @@ DEFINITION = WorkflowDefinition.model_validate(
             "plain": {"approval": {"message": "?"}},
             "paid": {"wait": {"signal": "payment"}},
             "work": {"transform": 1},
+            "each": {"for_each": [1, 2], "transform": 1},
             "team": {"group": {"steps": {"inner": {"wait": {"signal": "hello"}}}}},
         },
     }
@@ -101,9 +103,12 @@ class TestPausing:
         error = refused(self.wish, past)
         assert (error.code, error.detail) == ("execution_already_paused", "the execution is paused already by you")
 
-    @pytest.mark.parametrize("event", [ExecutionFinished("completed"), ExecutionEnding("failed", 9.0)], ids=type)
+    @pytest.mark.parametrize("event", [ExecutionFinished("completed"), ExecutionEnding("cancelled", 9.0)], ids=type)
     def test_what_ends_is_not_paused(self, event: Event):
         assert refused(self.wish, history(event)).code == "execution_already_finished"
+
+    def test_cleanup_after_a_failure_can_be_held_up(self):
+        granted(self.wish, history(ExecutionEnding("failed", 9.0)))
 
     def test_what_waits_at_a_gate_or_has_no_log_yet_can_be_paused(self):
         granted(self.wish, History())
@@ -303,6 +308,19 @@ class TestContinuing:
         with pytest.raises(Refused) as found:
             wish.outcome(then(past, StepCancelled("work")))
         assert found.value.code == "step_not_waiting"
+
+    def test_a_paused_execution_is_resumed_first(self):
+        assert refused(self.wish(), history(self.held, ExecutionPaused(9.0, "p"))).code == "execution_already_paused"
+
+    def test_a_for_each_is_held_as_a_whole_and_has_no_input_to_edit(self):
+        past = history(StepWaiting("each", 9.0, reason="breakpoint"))
+        wish = Continuing("e", "c1", "me", "each", None, edited=False, input=NOTHING)
+        granted(wish, past)
+        wish.message(past)
+        assert wish.outcome(then(past, StepExpanded("each", 2))) is not None
+        edited = Continuing("e", "c1", "me", "each", None, edited=True, input=Payload([]))
+        past = history(StepWaiting("each", 9.0, reason="breakpoint"))
+        assert refused(edited, past).errors[0]["loc"] == ["body", "input"]
 
     def test_only_what_a_breakpoint_holds_can_be_continued(self):
         assert refused(self.wish(), history()).code == "step_not_waiting"

@@ -15,7 +15,7 @@ from millrace_api.domain.history import History
 from millrace_api.domain.launch import Breakpoints, read_breakpoints
 from millrace_api.domain.requests import Again, Fork
 from millrace_api.domain.reuse import Source, reuse_of
-from millrace_api.domain.steering import step_of
+from millrace_api.domain.step_steering import step_of
 from millrace_api.errors import Refused
 from millrace_api.identity import Identity
 from millrace_shared.blobs import Blobs

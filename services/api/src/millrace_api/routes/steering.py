@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from millrace_api.domain import steering
 from millrace_api.domain.requests import STEERING_BYTES_MAX, Continue, Pause, Resume, Signal, Verdict, read
+from millrace_api.domain.steering import Pausing, Resuming, Signalling, Wish
+from millrace_api.domain.step_steering import Continuing, Deciding
 from millrace_api.routes import shapes
 from millrace_api.routes import steering_shapes as answers
 from millrace_api.routes.exchange import PREFIX, Caller, Json, adapters, read_body
@@ -31,7 +32,7 @@ router = APIRouter(prefix=PREFIX, tags=["steering"])
 async def pause_execution(request: Request, caller: Caller, execution_id: str) -> Response:
     """Let nothing new start until it is resumed. Steps that run may finish."""
     wanted = read(Pause, await read_body(request, STEERING_BYTES_MAX))
-    wish = steering.Pausing(execution_id, new_id(), caller.subject, wanted.reason or "")
+    wish = Pausing(execution_id, new_id(), caller.subject, wanted.reason or "")
     return await _grant(request, caller.workspace, execution_id, wish)
 
 
@@ -44,7 +45,7 @@ async def pause_execution(request: Request, caller: Caller, execution_id: str) -
 async def resume_execution(request: Request, caller: Caller, execution_id: str) -> Response:
     """Let a paused execution go on. The time of the pause does not count against its timeout."""
     read(Resume, await read_body(request, STEERING_BYTES_MAX))
-    wish = steering.Resuming(execution_id, new_id(), caller.subject)
+    wish = Resuming(execution_id, new_id(), caller.subject)
     return await _grant(request, caller.workspace, execution_id, wish)
 
 
@@ -58,7 +59,7 @@ async def signal_execution(request: Request, caller: Caller, execution_id: str) 
     """Tell an execution what one of its steps waits for, or will. Give an `id` to be able to repeat the request."""
     wanted = read(Signal, await read_body(request, STEERING_BYTES_MAX))
     data = await _packed(request, caller.workspace, wanted.data)
-    wish = steering.Signalling(execution_id, wanted.id or new_id(), caller.subject, wanted.name, data)
+    wish = Signalling(execution_id, wanted.id or new_id(), caller.subject, wanted.name, data)
     return await _grant(request, caller.workspace, execution_id, wish)
 
 
@@ -95,13 +96,13 @@ async def continue_step(request: Request, caller: Caller, execution_id: str, ste
     wanted = read(Continue, await read_body(request, STEERING_BYTES_MAX))
     edited = wanted.input is not None
     data = await _packed(request, caller.workspace, wanted.input)
-    wish = steering.Continuing(execution_id, new_id(), caller.subject, step_id, wanted.item, edited, data)
+    wish = Continuing(execution_id, new_id(), caller.subject, step_id, wanted.item, edited, data)
     return await _grant(request, caller.workspace, execution_id, wish)
 
 
 async def _decide(request: Request, caller: Caller, execution_id: str, step_id: str, *, approved: bool) -> Response:
     wanted = read(Verdict, await read_body(request, STEERING_BYTES_MAX))
-    wish = steering.Deciding(
+    wish = Deciding(
         execution_id,
         new_id(),
         caller.subject,
@@ -119,6 +120,6 @@ async def _packed(request: Request, workspace: str, data: Any) -> Payload:
     return NOTHING if data is None else await adapters(request).blobs.pack(workspace, data)
 
 
-async def _grant(request: Request, workspace: str, execution_id: str, wish: steering.Wish) -> Response:
+async def _grant(request: Request, workspace: str, execution_id: str, wish: Wish) -> Response:
     answer, took_effect = await adapters(request).steering.grant(workspace, execution_id, wish)
     return Json(answer, 200 if took_effect else 202)
