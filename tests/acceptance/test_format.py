@@ -13,7 +13,7 @@ from millrace_shared.definition.loader import load
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "workflow-format.md"
-MARKED = re.compile(r"^<!-- runs: (?P<outputs>.*) -->\n```yaml\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
+MARKED = re.compile(r"^<!-- runs: (?P<outputs>[^\n]*) -->\n```yaml\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE)
 DOCUMENTED = [(match["body"], json.loads(match["outputs"])) for match in MARKED.finditer(PAGE.read_text())]
 EXAMPLES = sorted((ROOT / "examples" / "workflows").glob("*.yaml"))
 EXPECTED: dict[str, dict[str, Any]] = {
