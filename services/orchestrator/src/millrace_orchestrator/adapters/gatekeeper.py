@@ -143,7 +143,8 @@ class Gatekeeper:
         """Look at each gate once; return those to be looked at again."""
         kept = await self._tickets.documents(visits)
         await self._notices.tell_untold([(visits[gate_id].gate, one) for gate_id, one in kept.items()], self._clock())
-        looks = await asyncio.gather(*(self._look(visit, kept[gate_id]) for gate_id, visit in visits.items()))
+        concerned = [visit for gate_id, visit in visits.items() if _concerns(visit, kept[gate_id])]
+        looks = await asyncio.gather(*(self._look(visit, kept[visit.gate.id]) for visit in concerned))
         now = self._clock()
         changes = [
             (look, GateDocument(now, look.outcome.state, look.outcome.notices)) for look in looks if look.changes
@@ -178,8 +179,6 @@ class Gatekeeper:
     async def _look(self, visit: _Visit, kept: Kept) -> _Look:
         gate, before = visit.gate, kept.document.state
         state = leave(before, visit.leaving)
-        if gate.rule != "concurrency" and visit.leaving and state is before:  # it takes up no place there
-            return _Look(visit, kept, Outcome(before), has_more=False)
         wanted = appetite(gate, state)
         tickets = await self._tickets.waiting(gate.id, state.cursor, wanted)
         outcome = advance(gate, state, tickets, self._clock())
@@ -276,6 +275,12 @@ class Gatekeeper:
                 for gate in due.values():
                     if gate.id not in self._timers:
                         self._wake(gate, RETRY_S)
+
+
+def _concerns(visit: _Visit, kept: Kept) -> bool:
+    """Whether a visit may change anything: who leaves takes up a place where it is inside, or taken in, only."""
+    state = kept.document.state
+    return visit.gate.rule == "concurrency" or not visit.leaving or leave(state, visit.leaving) is not state
 
 
 def _is_pending(document: GateDocument, execution_id: str) -> bool:

@@ -14,7 +14,7 @@ from millrace_orchestrator.domain.gates import Gate, is_idle
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.errors import WrongLastSequence
-from millrace_shared.bus.log_reader import read_last_of_each, read_page
+from millrace_shared.bus.log_reader import PAGE_MESSAGES, read_last_of_each, read_page
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import encode
 from millrace_shared.errors import MillraceError
@@ -25,6 +25,8 @@ STAMP_TTL_S = 600
 IDLE_TTL_S = 3600
 """How long the document of a gate is kept that nobody is inside of, so that keys that are used once leave nothing. It
 outlives the stamps, so what was decided on under a cursor that is gone is gone, too."""
+PAGE_LEAST = 8
+"""Tickets that are read at once at least: there may be stamped ones among them."""
 
 Place = tuple[str, str]
 """A gate's id and an execution's."""
@@ -98,16 +100,16 @@ class Tickets:
     async def waiting(self, gate_id: str, after: int, count: int) -> list[Waiting]:
         """Return the first `count` waiting tickets after a stream sequence, or all there are."""
         found: list[Waiting] = []
-        subject = subjects.gate_ticket(gate_id, "*")
+        subject, size = subjects.gate_ticket(gate_id, "*"), max(count, PAGE_LEAST)
         while len(found) < count:
-            page = await read_page(self._connection, "GATES", subject, after + 1, count)
+            page = await read_page(self._connection, "GATES", subject, after + 1, size)
             for one in page:
                 ticket = decode_ticket(one.payload)
                 if not ticket.verdict:
                     found.append(Waiting(one.subject.rsplit(".", 1)[1], one.sequence, ticket.at))
-            if len(page) < count:
+            if len(page) < size:
                 break
-            after = page[-1].sequence
+            after, size = page[-1].sequence, min(4 * size, PAGE_MESSAGES)
         return found[:count]
 
     async def documents(self, gate_ids: Iterable[str]) -> dict[str, Kept]:
