@@ -1,4 +1,8 @@
 import asyncio
+import os
+import re
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -131,3 +135,76 @@ async def start_worker(fresh_nats_url: str, tmp_path: Any, python_executor: Pyth
     for worker, connection in running:
         await worker.stop()
         await connection.close()
+
+
+class Runner:
+    """A real runner process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def line(self, words: str) -> str:
+        assert self.process.stderr is not None
+        async with asyncio.timeout(20):
+            while raw := await self.process.stderr.readline():
+                self.lines.append(raw.decode())
+                if words in self.lines[-1]:
+                    return self.lines[-1]
+        raise AssertionError(f"the runner ended without saying {words!r}: {self.lines}")
+
+    async def port(self) -> int:
+        """Where it answers operators; it says so while it starts."""
+        return int(re.findall(r"port (\d+)", await self.line("operations on port"))[0])
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit_status(self) -> int:
+        async with asyncio.timeout(20):
+            _, rest = await self.process.communicate()
+        self.lines.append(rest.decode())
+        return int(self.process.returncode or 0)
+
+
+@pytest.fixture
+async def start_runner(fresh_nats_url: str, tmp_path: Any) -> AsyncIterator[Any]:
+    started: list[Runner] = []
+
+    async def start(**environment: str) -> Runner:
+        known = {"MILLRACE_NATS_URL": fresh_nats_url, "MILLRACE_DATA_DIR": str(tmp_path)}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "millrace_agent_runner",
+            env={**os.environ, **known, **environment},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        started.append(Runner(process))
+        return started[-1]
+
+    yield start
+    for runner in started:
+        if runner.process.returncode is None:
+            runner.send(signal.SIGKILL)
+            await runner.exit_status()
+
+
+@pytest.fixture
+def http_get() -> Any:
+    async def get(port: int, path: str) -> tuple[int, str]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        writer.close()
+        return int(head.split(" ")[1]), body
+
+    return get
+
+
+@pytest.fixture
+def metrics_of(http_get: Any) -> Any:
+    async def metrics(port: int) -> str:
+        return str((await http_get(port, "/metrics"))[1])
+
+    return metrics

@@ -1,9 +1,5 @@
 import asyncio
-import os
-import re
 import signal
-import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,55 +16,6 @@ from millrace_shared.messages import LlmCall
 
 ECHO = {"call": "echo"}
 SLEEP = {"call": "millrace_agent_runner.functions.testing:sleep"}
-
-
-class Runner:
-    """A real runner process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    async def line(self, words: str) -> str:
-        assert self.process.stderr is not None
-        async with asyncio.timeout(20):
-            while raw := await self.process.stderr.readline():
-                self.lines.append(raw.decode())
-                if words in self.lines[-1]:
-                    return self.lines[-1]
-        raise AssertionError(f"the runner ended without saying {words!r}: {self.lines}")
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    async def exit_status(self) -> int:
-        async with asyncio.timeout(20):
-            _, rest = await self.process.communicate()
-        self.lines.append(rest.decode())
-        return int(self.process.returncode or 0)
-
-
-@pytest.fixture
-async def start_runner(fresh_nats_url: str, tmp_path: Any) -> AsyncIterator[Any]:
-    started: list[Runner] = []
-
-    async def start(**environment: str) -> Runner:
-        known = {"MILLRACE_NATS_URL": fresh_nats_url, "MILLRACE_DATA_DIR": str(tmp_path)}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "millrace_agent_runner",
-            env={**os.environ, **known, **environment},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        started.append(Runner(process))
-        return started[-1]
-
-    yield start
-    for runner in started:
-        if runner.process.returncode is None:
-            runner.send(signal.SIGKILL)
-            await runner.exit_status()
 
 
 async def test_killed_in_the_middle_its_work_is_done_by_another(
@@ -116,16 +63,18 @@ async def test_a_function_that_never_returns_does_not_keep_the_process(
     assert await runner.exit_status() == 0
 
 
-async def test_readyz_follows_the_bus_and_metrics_count(bus: Any, start_runner: Any, step_factory: Any) -> None:
+async def test_readyz_follows_the_bus_and_metrics_count(
+    bus: Any, start_runner: Any, step_factory: Any, http_get: Any
+) -> None:
     runner = await start_runner()
-    port = int(re.findall(r"port (\d+)", await runner.line("operations on port"))[0])
+    port = await runner.port()
     await runner.line("is ready")
     step = step_factory("python", ECHO, {"input": 1})
     await bus.offer(step)
     await bus.result_of(step)
-    status, body = await _get(port, "/readyz")
+    status, body = await http_get(port, "/readyz")
     assert (status, body) == (200, '{"status":"ready","checks":{"nats":"ok","threads":"ok"}}')
-    _, text = await _get(port, "/metrics")
+    _, text = await http_get(port, "/metrics")
     assert 'millrace_runner_attempts_total{kind="python",outcome="ok"} 1.0' in text
     assert "millrace_runner_slots 32.0" in text
     assert "millrace_runner_results_waiting 0.0" in text
@@ -201,11 +150,3 @@ def test_settings_name_what_is_wrong() -> None:
     settings = RunnerSettings.load({"MILLRACE_PYTHON_MODULES": "acme.jobs, b", "MILLRACE_HTTP_ALLOW": "10.0.0.0/8,a"})
     assert settings.module_prefixes == ("acme.jobs", "b")
     assert settings.allowed.hosts == frozenset({"a"})
-
-
-async def _get(port: int, path: str) -> tuple[int, str]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
-    writer.close()
-    return int(head.split(" ")[1]), body

@@ -138,6 +138,10 @@ class Worker:
     # Work comes in.
 
     def _deliver(self, taken: Taken) -> None:
+        if self._stopped:  # it was on its way when the pulling ended
+            taken.delivery.nak()
+            self._intake.release(taken)
+            return
         known = self._jobs.get(taken.delivery.subject)
         if known is not None:
             # It is here already: the server lost patience while the bus was away. The newest delivery is the one that
