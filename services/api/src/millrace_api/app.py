@@ -11,14 +11,18 @@ from starlette.websockets import WebSocket
 
 from millrace_api.metrics import Measured
 from millrace_api.routes import (
+    dead,
     derivation,
     executions,
+    hooks,
     live,
     operations,
     problems,
     shapes,
     steering,
     steering_shapes,
+    trigger_shapes,
+    triggers,
     why,
     workflows,
 )
@@ -26,6 +30,8 @@ from millrace_api.routes.exchange import PREFIX, Adapters
 from millrace_api.routes.executions import start_execution
 from millrace_api.routes.express import Express
 
+_OPEN = frozenset({f"{PREFIX}/schema", f"{PREFIX}/hooks/{{token}}"})
+"""What needs no API key: a schema that anybody may read, and doors that have keys of their own."""
 DESCRIPTION = """
 Starts workflows of LLM agents and shows what they did.
 
@@ -52,6 +58,9 @@ def build(adapters: Adapters) -> ASGIApp:
     app.include_router(steering.router)
     app.include_router(why.router)
     app.include_router(workflows.router)
+    app.include_router(triggers.router)
+    app.include_router(hooks.router)
+    app.include_router(dead.router)
     app.include_router(operations.router)
     app.include_router(live.router)
     app.include_router(live.router, prefix=PREFIX)
@@ -89,9 +98,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             schemas.pop(unused, None)
         schemas.update(shapes.EXTRA_SCHEMAS)
         schemas.update(steering_shapes.SCHEMAS)
+        schemas.update(trigger_shapes.SCHEMAS)
         for path, operations_of_path in document["paths"].items():
             for operation in operations_of_path.values():
-                _complete(operation, secured=path.startswith(PREFIX) and not path.endswith("/schema"))
+                _complete(operation, secured=path.startswith(PREFIX) and path not in _OPEN)
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from millrace_api.adapters.acceptance import Acceptance
 from millrace_api.adapters.bulk import Bulk
 from millrace_api.adapters.catalogue import Catalogue
+from millrace_api.adapters.dead_letters import DeadLetters
 from millrace_api.adapters.definitions import Definitions
 from millrace_api.adapters.derivation import Derivation
 from millrace_api.adapters.drafting import Drafting
@@ -20,6 +21,12 @@ from millrace_api.adapters.histories import Histories
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.adapters.steering import Steering
+from millrace_api.adapters.trigger_events import TriggerEvents
+from millrace_api.adapters.trigger_firing import Firing
+from millrace_api.adapters.trigger_schedules import Schedules
+from millrace_api.adapters.trigger_store import TriggerStore
+from millrace_api.adapters.trigger_tallies import Tallies
+from millrace_api.adapters.trigger_ticks import Ticks
 from millrace_api.adapters.uses import Uses
 from millrace_api.adapters.waiting import Waiting
 from millrace_api.adapters.workflow_feed import WorkflowFeed
@@ -74,9 +81,19 @@ async def serve(settings: ApiSettings) -> AsyncIterator[Running]:
             command_timeout_s=COMMAND_TIMEOUT_S,
         )
         stack.push_async_callback(pool.close)
-        adapters = await _compose(settings, connection, pool)
+        publisher = await Publisher(connection).start()
+        schedules = Schedules(connection, publisher)
+        adapters = await _compose(settings, connection, publisher, pool, schedules)
         stack.push_async_callback(adapters.inbox.drain)
         stack.push_async_callback(adapters.acceptance.drain)
+        stack.push_async_callback(adapters.firing.close)
+        ticks = Ticks(connection, publisher, pool, adapters.triggers, schedules, adapters.firing)
+        stack.push_async_callback(ticks.stop)
+        await ticks.start()
+        nats_url = settings.nats_url.get_secret_value()
+        events = TriggerEvents(nats_url, connection, publisher, adapters.triggers, adapters.firing, adapters.dead)
+        stack.push_async_callback(events.stop)
+        await events.start()
         server = Server(build(adapters), settings.api_host, settings.api_port, settings.api_drain_s)
         await server.start()
         stack.push_async_callback(server.stop)
@@ -86,8 +103,9 @@ async def serve(settings: ApiSettings) -> AsyncIterator[Running]:
         yield Running(adapters, server.port)
 
 
-async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) -> Adapters:
-    publisher = await Publisher(connection).start()
+async def _compose(
+    settings: ApiSettings, connection: Connection, publisher: Publisher, pool: Pool, schedules: Schedules
+) -> Adapters:
     catalogue = Catalogue(connection)
     workflows = WorkflowStore(pool, publisher, catalogue.changed)
     await catalogue.start(workflows)
@@ -123,6 +141,9 @@ async def _compose(settings: ApiSettings, connection: Connection, pool: Pool) ->
         uses=uses,
         workflows=workflows,
         drafting=Drafting(),
+        triggers=TriggerStore(pool, schedules, workflows),
+        firing=Firing(acceptance, Tallies(pool)),
+        dead=DeadLetters(connection, publisher),
         definitions=definitions,
         blobs=blobs,
         feed=WorkflowFeed(connection, definitions),

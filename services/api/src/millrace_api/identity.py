@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from millrace_api.errors import Refused
 
 WORKSPACE_DEFAULT = "default"
+OPERATOR = "api-key:bootstrap"
 SUBPROTOCOL_PREFIX = "millrace.bearer."
 """A browser cannot set headers on a WebSocket: it may offer `millrace.bearer.<key>` as a subprotocol instead."""
 
@@ -21,13 +22,18 @@ class Identity:
     workspace: str
     subject: str
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether it runs this installation: what belongs to no workspace is its business."""
+        return self.subject == OPERATOR
+
 
 class Authenticator:
     """Knows the bootstrap key. It stands for the operator, in the default workspace."""
 
     def __init__(self, api_key: str) -> None:
         self._key = api_key.encode()
-        self._operator = Identity(WORKSPACE_DEFAULT, "api-key:bootstrap")
+        self._operator = Identity(WORKSPACE_DEFAULT, OPERATOR)
 
     def identify(self, connection: HTTPConnection) -> Identity:
         """Return the caller of a request or WebSocket.

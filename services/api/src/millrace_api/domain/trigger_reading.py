@@ -24,8 +24,8 @@ SOURCE_BYTES_MAX = 64 * 1024
 _decoder = msgspec.json.Decoder(TriggerSpec)
 
 
-def read_spec(source: bytes) -> dict[str, Any]:
-    """Read a trigger's fields from YAML or JSON.
+def read_spec(source: bytes, *, keep_null: bool = False) -> dict[str, Any]:
+    """Read a trigger's fields from YAML or JSON; those that are null count as absent unless `keep_null`.
 
     Raises:
         Refused: `trigger_invalid`: it is neither, or no object.
@@ -38,7 +38,7 @@ def read_spec(source: bytes) -> dict[str, Any]:
         raise invalid([_unreadable(problem) for problem in document.problems])
     if not isinstance(document.data, dict):
         raise invalid([_mistake((), "a trigger is an object with name, kind and workflow", "type_invalid")])
-    return {name: value for name, value in document.data.items() if value is not None}
+    return {name: value for name, value in document.data.items() if keep_null or value is not None}
 
 
 def spec_of(fields: Mapping[str, Any]) -> TriggerSpec:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from millrace_api.adapters.acceptance import Acceptance
 from millrace_api.adapters.bulk import Bulk
+from millrace_api.adapters.dead_letters import DeadLetters
 from millrace_api.adapters.definitions import Definitions
 from millrace_api.adapters.derivation import Derivation
 from millrace_api.adapters.drafting import Drafting
@@ -22,6 +23,8 @@ from millrace_api.adapters.explainer import Explainer
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.adapters.steering import Steering
+from millrace_api.adapters.trigger_firing import Firing
+from millrace_api.adapters.trigger_store import TriggerStore
 from millrace_api.adapters.uses import Uses
 from millrace_api.adapters.waiting import Waiting
 from millrace_api.adapters.workflow_feed import WorkflowFeed
@@ -56,6 +59,9 @@ class Adapters:
     uses: Uses
     workflows: WorkflowStore
     drafting: Drafting
+    triggers: TriggerStore
+    firing: Firing
+    dead: DeadLetters
     definitions: Definitions
     blobs: Blobs
     feed: WorkflowFeed

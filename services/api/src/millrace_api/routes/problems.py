@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from millrace_shared.postgres import is_unavailable
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+_TOKEN = re.compile(r"(/hooks/).+")
+"""The path of a webhook opens it, so it is written down nowhere."""
 _FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 
 
@@ -58,7 +61,8 @@ def install(app: FastAPI) -> None:
 
 
 async def _answer(connection: HTTPConnection, error: Exception) -> Response:
-    response = response_of(error, f"{connection.scope.get('method', 'WEBSOCKET')} {connection.scope['path'][:200]}")
+    path = _TOKEN.sub(r"\1…", connection.scope["path"][:200])
+    response = response_of(error, f"{connection.scope.get('method', 'WEBSOCKET')} {path}")
     if isinstance(connection, WebSocket):
         await connection.send_denial_response(response)
     return response
