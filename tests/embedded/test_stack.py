@@ -1,7 +1,10 @@
 import json
 import os
+import sys
+import threading
+import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +46,7 @@ def environment_of(stack: EmbeddedStack, name: str) -> dict[str, str]:
 
 
 async def test_as_many_processes_run_as_were_asked_for(stack: EmbeddedStack):
-    assert stack.supervisor.names == ["api", "orchestrator", "orchestrator-2"]
+    assert stack.supervisor.names == ["api", "orchestrator-1", "orchestrator-2"]
     addresses = {stack.url(name) for name in stack.supervisor.names}
     assert len(addresses) == 3
     assert stack.api_url == stack.url("api")
@@ -51,6 +54,7 @@ async def test_as_many_processes_run_as_were_asked_for(stack: EmbeddedStack):
 
 async def test_services_are_told_where_everything_is(stack: EmbeddedStack):
     told = environment_of(stack, "orchestrator-2")
+    assert told["MILLRACE_INSTANCE"] == "orchestrator-2"
     assert told["MILLRACE_NATS_URL"] == EXTERNAL["nats_url"]
     assert told["MILLRACE_DATABASE_URL"] == EXTERNAL["database_url"]
     assert told["MILLRACE_DATA_DIR"] == str(stack.directory.root)
@@ -64,12 +68,12 @@ async def test_services_are_told_where_everything_is(stack: EmbeddedStack):
 
 
 async def test_a_killed_service_comes_back_at_its_address(stack: EmbeddedStack):
-    address = stack.url("orchestrator")
-    killed = stack.kill("orchestrator")
-    await stack.wait_ready("orchestrator")
-    assert stack.supervisor.pid("orchestrator") != killed
-    assert stack.url("orchestrator") == address
-    assert environment_of(stack, "orchestrator")
+    address = stack.url("orchestrator-1")
+    killed = stack.kill("orchestrator-1")
+    await stack.wait_ready("orchestrator-1")
+    assert stack.supervisor.pid("orchestrator-1") != killed
+    assert stack.url("orchestrator-1") == address
+    assert environment_of(stack, "orchestrator-1")
 
 
 async def test_addresses_and_key_stay_from_start_to_start(tmp_path: Path, fake_services: dict[str, str]):
@@ -150,6 +154,39 @@ def test_a_stack_runs_without_an_event_loop(background: BackgroundStack):
     background.kill("orchestrator")
     with pytest.raises(TimeoutError):
         background.wait_ready("orchestrator", timeout_s=0.001)
+
+
+def run_state(pid: int | None) -> str:
+    """`T` for a process that stands still."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_each_of_several_processes_is_suspended_resumed_and_killed_by_its_name(
+    tmp_path: Path, fake_services: dict[str, str]
+):
+    names = ["agent-runner-1", "agent-runner-2", "agent-runner-3"]
+    stack = EmbeddedStack(tmp_path, services={"agent-runner": 3}, environment=fake_services, **EXTERNAL)
+    with stack.in_background() as running:
+        assert stack.supervisor.names == names
+        pids = [running.pid(name) for name in names]
+        assert running.suspend("agent-runner-2") == pids[1]
+        until(lambda: [run_state(pid) == "T" for pid in pids] == [False, True, False])
+        assert running.resume("agent-runner-2") == pids[1]
+        until(lambda: run_state(pids[1]) != "T")
+        running.suspend("agent-runner-3")
+        running.kill("agent-runner-3")
+        running.wait_ready("agent-runner-3")
+        assert [running.pid(name) for name in names][:2] == pids[:2]
+        assert running.pid("agent-runner-3") != pids[2]
+        running.suspend("agent-runner-1")  # the stack stops all the same
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline, pause = time.monotonic() + 20, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.01)
 
 
 def test_a_background_stack_that_does_not_start_ends_its_thread(tmp_path: Path, background: BackgroundStack):

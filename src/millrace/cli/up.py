@@ -50,7 +50,9 @@ def up(
         typer.Option(envvar="MILLRACE_API_PORT", min=1, max=65535, help="Its port: 8080, or any free one."),
     ] = None,
     orchestrators: Annotated[int, typer.Option(min=0, max=16, help="How many orchestrators.")] = 1,
-    agent_runners: Annotated[int, typer.Option(min=0, max=16, help="How many agent-runners.")] = 1,
+    agent_runners: Annotated[
+        int, typer.Option("--agent-runners", "--runners", min=0, max=16, help="How many agent-runners.")
+    ] = 1,
     servers_only: Annotated[
         bool, typer.Option("--servers-only", help="NATS and PostgreSQL only: start the services yourself.")
     ] = False,

@@ -89,6 +89,14 @@ class BackgroundStack:
 
         return self.run(kill())
 
+    def suspend(self, name: str) -> int:
+        """Have a process stand still, with all its connections open, until `resume`; returns the pid."""
+        return self.kill(name, signal.SIGSTOP)
+
+    def resume(self, name: str) -> int:
+        """Let a process go on after a `suspend`; returns the pid."""
+        return self.kill(name, signal.SIGCONT)
+
     def restart(self, name: str) -> None:
         """Stop a process cleanly and start it again; returns when it is ready."""
         self.run(self.stack.restart(name))

@@ -28,19 +28,21 @@ class ServiceInstance:
     Attributes:
         service: a key of `SERVICES`.
         number: counts the instances of a service from 1.
+        count: how many instances of the service the stack runs.
         port: where it answers `/readyz` (the api: where it answers everything).
         host: the address it listens on.
     """
 
     service: str
     number: int
+    count: int = 1
     port: int
     host: str = LOOPBACK
 
     @property
     def name(self) -> str:
-        """`orchestrator`, and `orchestrator-2` for the second."""
-        return instance_name(self.service, self.number)
+        """`orchestrator` when it is the only one; `orchestrator-1`, `orchestrator-2` and so on otherwise."""
+        return self.service if self.count == 1 else f"{self.service}-{self.number}"
 
     @property
     def url(self) -> str:
@@ -54,10 +56,13 @@ class ServiceInstance:
             environment: the whole environment shared by the services; this adds the addresses.
         """
         prefix = "MILLRACE_API" if self.service == "api" else "MILLRACE_OPS"
+        # What they call themselves in results and logs. A name for all of them, from our own environment, would have
+        # runners take one another for themselves.
+        named = {} if self.count == 1 else {"MILLRACE_INSTANCE": self.name}
         return ProcessSpec(
             name=self.name,
             argv=(sys.executable, "-m", SERVICES[self.service]),
-            env={**environment, f"{prefix}_HOST": self.host, f"{prefix}_PORT": str(self.port)},
+            env={**environment, **named, f"{prefix}_HOST": self.host, f"{prefix}_PORT": str(self.port)},
             ready=self._is_ready,
             ready_timeout_s=_READY_TIMEOUT_S,
             stop_grace_s=_DRAIN_GRACE_S,
@@ -65,11 +70,6 @@ class ServiceInstance:
 
     async def _is_ready(self) -> bool:
         return await answers_ok(_reachable(self.host), self.port, "/readyz")
-
-
-def instance_name(service: str, number: int) -> str:
-    """The name of the n-th instance of a service, counted from 1."""
-    return service if number == 1 else f"{service}-{number}"
 
 
 async def answers_ok(host: str, port: int, path: str) -> bool:

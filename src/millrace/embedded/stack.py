@@ -40,7 +40,8 @@ class EmbeddedStack:
     Args:
         data_dir: created if missing.
         durability: when a write counts as done; see `millrace.embedded.nats.Durability`.
-        services: how many processes of each service; `{}` runs the servers only.
+        services: how many processes of each service; `{}` runs the servers only. Several are called `orchestrator-1`,
+            `orchestrator-2` and so on, a single one `orchestrator`.
         servers: which embedded servers to run. One whose URL is given is not run.
         nats_url: a NATS server to use instead of the embedded one.
         database_url: a PostgreSQL database to use instead of the embedded one.
@@ -159,7 +160,10 @@ class EmbeddedStack:
     @property
     def api_url(self) -> str:
         """Where the first api answers."""
-        return self.url("api")
+        for instance in self.instances:
+            if instance.service == "api":
+                return instance.url
+        raise EmbeddedError('This stack runs no "api".')
 
     def url(self, name: str) -> str:
         """Where a service's process answers `/readyz` and `/metrics`, by its name in the stack."""
@@ -209,6 +213,7 @@ class EmbeddedStack:
             ServiceInstance(
                 service=service,
                 number=number,
+                count=count,
                 host=self._api_host if service == "api" else LOOPBACK,
                 port=self._service_port(service, number),
             )
