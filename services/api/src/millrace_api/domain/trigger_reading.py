@@ -56,7 +56,13 @@ def spec_of(fields: Mapping[str, Any]) -> TriggerSpec:
                 for name in unknown
             ]
         )
-    return decode(_decoder, msgspec.json.encode(fields), "trigger_invalid")
+    try:
+        return decode(_decoder, msgspec.json.encode(fields), "trigger_invalid")
+    except Refused as refusal:
+        for mistake in refusal.errors:
+            if "secret" in mistake["loc"]:
+                mistake.pop("input", None)
+        raise
 
 
 def check_spec(spec: TriggerSpec, definition: WorkflowDefinition | None, now: float) -> Rules:
