@@ -14,6 +14,7 @@
 | `def.<hash>` | api | orchestrator | an immutable workflow definition |
 | `dead.<stream>` | any consumer | people, api | what could not be processed, with the reason |
 | `dead.redriven.<sequence>` | api | api | the dead letter of that sequence was sent again |
+| `dead.buried.<stream>.<sequence>` | telemetry | telemetry | a log message is in DEAD: a rebuild must not repeat it |
 | `gate.<p>.<gate>.state` | orchestrator | orchestrator, api | a gate of flow control: who is inside, and who is next |
 | `gate.<p>.<gate>.ticket.<exec>` | orchestrator | orchestrator, api | an execution that has come to a gate |
 | `ctl.cancel.<exec>` | orchestrator | agent-runner | abort running attempts (not stored) |
@@ -154,6 +155,11 @@ def redriven(sequence: int) -> str:
 def dead(stream: str) -> str:
     """Where a stream's unprocessable messages go."""
     return f"dead.{stream.lower()}"
+
+
+def buried(stream: str, sequence: int) -> str:
+    """Where it is noted that a message of a stream that keeps its own is in DEAD."""
+    return f"dead.buried.{stream.lower()}.{sequence}"
 
 
 def partition_in(subject: str) -> int:

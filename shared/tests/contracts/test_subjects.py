@@ -27,7 +27,7 @@ STORED: dict[str, list[Callable[[str], str]]] = {
     "DEFINITIONS": [lambda one: subjects.definition("0" * 64)],
     "GATES": [subjects.gate_state, lambda one: subjects.gate_ticket(one, one)],
     "CACHE": [lambda one: subjects.cache("default", one.replace("-", "") * 2)],
-    "DEAD": [lambda one: subjects.dead("INBOX")],
+    "DEAD": [lambda one: subjects.dead("INBOX"), lambda one: subjects.buried("EVENTS", 7)],
 }
 
 

@@ -109,7 +109,7 @@ def _projector(settings: TelemetrySettings, bus: Connection, publisher: Publishe
             capacity=BUFFER_BATCHES * settings.telemetry_batch_max,
             metrics=metrics,
         ),
-        Graveyard(publisher, projection.stream),
+        Graveyard(bus, publisher, projection.stream),
         metrics,
         batch_max=settings.telemetry_batch_max,
     )

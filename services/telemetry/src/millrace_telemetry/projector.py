@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from millrace_shared.errors import DatabaseUnavailable, MessageInvalid, MillraceError, TerminalError
 from millrace_telemetry.adapters.follower import Follower, Message
 from millrace_telemetry.adapters.graveyard import Graveyard
-from millrace_telemetry.adapters.store import Offset, Store
+from millrace_telemetry.adapters.store import BEAT_S, Offset, Store
 from millrace_telemetry.domain.batch import Batch, FactBatch, LogBatch
 from millrace_telemetry.errors import OffsetMoved, ValueRefused
 from millrace_telemetry.metrics import EVENTS_PROJECTED, StreamMetrics
@@ -134,8 +134,11 @@ class Projector:
 
     async def _project(self, store: Store, follower: Follower) -> None:
         while True:
-            messages = await follower.batch(self._batch_max, LINGER_S)
-            await self._write(store, messages, set())
+            messages = await follower.batch(self._batch_max, LINGER_S, BEAT_S)
+            if messages:
+                await self._write(store, messages, set())
+            else:
+                await store.beat()
             self._failures = 0
             self._metrics.lag.set(follower.lag)
 
@@ -175,8 +178,8 @@ class Projector:
         return batch
 
     async def _bury(self, message: Message, reason: str) -> None:
-        await self._graveyard.bury(message, reason)
-        self._metrics.dead.inc()
+        if await self._graveyard.bury(message, reason):
+            self._metrics.dead.inc()
 
     def _measure(self, batch: Batch, message_count: int, transaction_s: float) -> None:
         metrics = self._metrics

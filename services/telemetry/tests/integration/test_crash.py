@@ -3,8 +3,11 @@
 import asyncio
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -106,6 +109,62 @@ async def test_sigterm_ends_the_process_cleanly(settings: TelemetrySettings, tab
     assert b"telemetry is stopping" in lines
     assert b"Traceback" not in lines
     await tables.assert_show(log)
+
+
+async def test_a_leader_that_is_stopped_is_replaced_and_disturbs_nobody_when_it_wakes(
+    settings: TelemetrySettings, tables: Any, append: Any, eventually: Any
+) -> None:
+    """SIGSTOP leaves the connection open, and with it the lock."""
+    random = Random(6)
+    log = interleaved(random, [random_log(random) for _ in range(30)])
+    third = len(log) // 3
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(running(settings))
+        await tables.reach(await append(log[:third]))
+        leaders = await backends(tables)
+        await stack.enter_async_context(running(settings))
+        first.send_signal(signal.SIGSTOP)
+        await tables.reach(await append(log[third : 2 * third]))
+        assert not leaders & await backends(tables)
+        first.send_signal(signal.SIGCONT)
+
+        async def all_are_back() -> bool:
+            return len(await backends(tables)) == 4  # two processes, two streams
+
+        await eventually(all_are_back, "the one that was stopped stands by")
+        await tables.reach(await append(log[2 * third :]))
+    await tables.assert_show(log)
+
+
+@asynccontextmanager
+async def running(settings: TelemetrySettings) -> AsyncIterator[Process]:
+    """A telemetry process."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "millrace_telemetry",
+        stderr=asyncio.subprocess.DEVNULL,
+        env={
+            **os.environ,
+            "MILLRACE_NATS_URL": settings.nats_url.get_secret_value(),
+            "MILLRACE_DATABASE_URL": settings.database_url.get_secret_value(),
+        },
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        await process.wait()
+
+
+async def backends(tables: Any) -> set[int]:
+    """The server's processes for the connections of telemetry."""
+    records = await tables.pool.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'millrace-telemetry %' "
+        "AND datname = current_database()"
+    )
+    return {record["pid"] for record in records}
 
 
 async def test_a_wrong_setting_is_named_in_one_line() -> None:

@@ -28,6 +28,8 @@ from millrace_shared.messages import (
     Transition,
 )
 from millrace_shared.testing.logs import interleaved, random_log, simple_log
+from millrace_telemetry.adapters.follower import Message
+from millrace_telemetry.adapters.graveyard import Graveyard
 from millrace_telemetry.bootstrap import serve
 from millrace_telemetry.rebuild import rebuild
 from millrace_telemetry.settings import TelemetrySettings
@@ -184,6 +186,18 @@ async def test_poison_is_buried_with_its_reason_and_passed_over(
     assert "Postgres refuses a value" in letters[2].reason
     assert {letter.service for letter in letters} == {"telemetry"}
     assert metric("dead_total") - before == 3
+    await rebuild(settings)
+    await tables.assert_show([*good, *other])
+    assert await dead_letters(bus, "EVENTS") == letters
+    assert metric("dead_total") - before == 3
+
+
+async def test_a_stream_that_was_replaced_has_poison_of_its_own(bus: Connection, publisher: Publisher) -> None:
+    graveyard = Graveyard(bus, publisher, "EVENTS")
+    subject = subjects.log(new_id())
+    buried = [await graveyard.bury(Message(7, subject, payload), "no") for payload in (b"a", b"a", b"b", b"b")]
+    assert buried == [True, False, True, False]
+    assert [letter.payload for letter in await dead_letters(bus, "EVENTS")] == [b"a", b"b"]
 
 
 async def test_a_log_of_a_later_version_is_waited_for_and_not_passed_over(
@@ -306,7 +320,7 @@ async def test_rebuilt_tables_are_identical(
         starts = await tables.pool.fetch("SELECT * FROM telemetry.attempt_starts")
         if not service_runs:
             await stack.aclose()
-        await tables.pool.execute("UPDATE telemetry.executions SET status = 'nonsense', tokens_used = -1")
+        await tables.pool.execute("UPDATE telemetry.executions SET final_status = 'nonsense', tokens_used = -1")
         await tables.pool.execute("DELETE FROM telemetry.steps WHERE item = -1")
         assert await rebuild(settings) == {"EVENTS": last, "TELEMETRY": fact}
         assert await tables.every_row() == before

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 import uuid
 from collections import deque
@@ -113,19 +114,20 @@ class Follower:
         self._interruption = error
         self._arrived.set()
 
-    async def batch(self, messages_max: int, linger_s: float = 0.0) -> list[Message]:
+    async def batch(self, messages_max: int, linger_s: float = 0.0, wait_s: float = math.inf) -> list[Message]:
         """Wait for messages, and return those that have arrived, at most `messages_max`.
 
         Args:
             messages_max: most messages to return.
             linger_s: how long to let more arrive when there are fewer.
+            wait_s: how long to wait for the first; then there are none.
 
         Raises:
             LogDiverged: the server came back with another stream.
             Exception: what `interrupt` was given.
         """
-        await self._wait()
-        if linger_s and len(self._messages) < messages_max and self._broken is None:
+        await self._wait(wait_s)
+        if linger_s and 0 < len(self._messages) < messages_max and self._broken is None:
             await asyncio.sleep(linger_s)
         messages = self._messages
         taken = [messages.popleft() for _ in range(min(len(messages), messages_max))]
@@ -138,14 +140,15 @@ class Follower:
         """Messages that the stream held when it last delivered one, and that `batch` has not returned."""
         return self._behind + len(self._messages)
 
-    async def _wait(self) -> None:
-        while not self._messages:
+    async def _wait(self, wait_s: float) -> None:
+        end = time.monotonic() + wait_s
+        while not self._messages and time.monotonic() < end:
             self._raise_interruption()
             if self._broken is not None:
                 await self._reopen()
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(min(SILENCE_S, wait_s)):
                     await self._arrived.wait()
             if time.monotonic() - self._heard_at >= SILENCE_S and self._connection.is_connected:
                 self._break(f"no sign of the server for {SILENCE_S:g} s")

@@ -25,7 +25,20 @@ MOVE_OFFSET = f"""
 UPDATE {SCHEMA}.offsets SET sequence = $3, subject = $4 WHERE stream = $1 AND sequence = $2
 """  # the fence: of two writers that read the same offset, the second updates no row
 
-LEAD = "SELECT pg_advisory_lock(hashtext($1), hashtext($2))"
+LEAD = "SELECT pg_try_advisory_lock(hashtext($1), hashtext($2))"
+
+BEAT = "SELECT 1"
+"""Whoever leads says something at least every second or so, whether there is anything to write or not."""
+
+DEPOSE_SILENT = """
+SELECT count(pg_terminate_backend(a.pid))
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.classid::bigint = hashtext($1)::bigint & x'ffffffff'::bigint
+  AND l.objid::bigint = hashtext($2)::bigint & x'ffffffff'::bigint
+  AND a.state <> 'active' AND a.state_change < clock_timestamp() - $3::interval
+"""  # one whose statement takes long is not silent: then it is Postgres that works
 
 COUNT_EXECUTIONS = f"""
 INSERT INTO {SCHEMA}.execution_counters AS t (workspace, workflow_id, last_number)

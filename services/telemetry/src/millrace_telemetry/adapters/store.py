@@ -7,9 +7,12 @@ its disk as well would buy nothing.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -22,10 +25,16 @@ from millrace_telemetry.adapters import sql
 from millrace_telemetry.domain.batch import FactBatch, LogBatch
 from millrace_telemetry.errors import OffsetMoved, ValueRefused, WriteFailed
 
+log = logging.getLogger(__name__)
+
 APPLICATION_NAME = "millrace-telemetry"
 SESSION = {"synchronous_commit": "off"}
-LEAD_WAIT_S = 3600.0
-"""How long one statement waits for the lead before it is sent again: asyncpg has no "for ever"."""
+LEAD_POLL_S = 0.5
+"""How often a standby looks whether it may lead."""
+BEAT_S = 1.0
+"""How often a leader that has nothing to write says that it is there."""
+SILENT_S = 4.0
+"""A leader that has said nothing for this long is stopped, or cut off, and its connection is ended by a standby."""
 REASON_CHARACTERS_MAX = 300
 WRITE_ORDER = ("executions", "steps", "attempts", "transitions")
 
@@ -78,18 +87,23 @@ class Store:
             await self._connection.add_listener(sql.RESET_CHANNEL, lambda *_: callback())
 
     async def lead(self) -> None:
-        """Wait until no other process writes this stream. It ends with the connection.
+        """Wait until no other process writes this stream. The lead ends with the connection.
 
-        Who leads is for economy: two that write in turns would do everything twice. The fence in `write` is what
-        keeps the tables right.
+        One that has it and is silent for `SILENT_S` loses it: a process that is stopped keeps its connection open for
+        as long as it likes. Who leads is for economy: two that write in turns would do everything twice. The fence in
+        `write` is what keeps the tables right.
         """
         with _errors_of("waiting to write"):
-            while True:
-                try:
-                    await self._connection.execute(sql.LEAD, sql.SCHEMA, self._stream, timeout=LEAD_WAIT_S)
-                except TimeoutError:
-                    continue
-                return
+            while not await self._connection.fetchval(sql.LEAD, sql.SCHEMA, self._stream):
+                silent = timedelta(seconds=SILENT_S)
+                if await self._connection.fetchval(sql.DEPOSE_SILENT, sql.SCHEMA, self._stream, silent):
+                    log.warning("who projected %s was silent for %g s: its connection is ended", self._stream, SILENT_S)
+                await asyncio.sleep(LEAD_POLL_S)
+
+    async def beat(self) -> None:
+        """Say that this process still leads; needed every `BEAT_S` unless there is something to write."""
+        with _errors_of("leading"):
+            await self._connection.execute(sql.BEAT)
 
     async def offset(self) -> Offset:
         """Return how far this stream is projected."""
