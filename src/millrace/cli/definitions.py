@@ -74,6 +74,8 @@ def schema() -> None:
 
 
 def _save(checked: list["Checked"], url: str | None, key: str | None, *, skip_existing: bool, as_json: bool) -> None:
+    from millrace.cli.files import in_order_of_use
+
     for one in checked:
         _tell(one)
     if any(one.name is None for one in checked):
@@ -81,7 +83,7 @@ def _save(checked: list["Checked"], url: str | None, key: str | None, *, skip_ex
         raise typer.Exit(1)
     saved: list[dict[str, Any]] = []
     with open_client(url, key) as client:
-        for one in checked:
+        for one in in_order_of_use(checked):
             assert one.name is not None
             there = client.workflows(name=one.name, limit=1)["items"] if skip_existing else []
             if there:

@@ -1,12 +1,13 @@
-"""`millrace executions`: look at executions, and stop them."""
+"""`millrace executions`: look at executions, steer them, and start new ones from them."""
 
 from typing import Annotated
 
 import typer
 
+from millrace.cli import derivation, steering
 from millrace.cli.server import AsJson, Key, Url, open_client, print_json, told
 
-app = typer.Typer(help="Look at executions, and stop them.", no_args_is_help=True)
+app = typer.Typer(help="Look at executions, steer them, and start new ones from them.", no_args_is_help=True)
 
 ExecutionId = Annotated[str, typer.Argument(help="The execution's id.", show_default=False)]
 
@@ -17,6 +18,9 @@ def list_executions(
     workflow: Annotated[str | None, typer.Option(help="Of this workflow only: its id or name.")] = None,
     status: Annotated[list[str] | None, typer.Option(help="With this status only. Repeatable.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="With this label only: name:value. Repeatable.")] = None,
+    parent: Annotated[
+        str | None, typer.Option(help="Those that perform the steps of this execution, rather than those at the top.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="At most so many.")] = 20,
     url: Url = None,
     key: Key = None,
@@ -24,7 +28,9 @@ def list_executions(
 ) -> None:
     """List executions, newest first."""
     with open_client(url, key) as client:
-        page = client.executions(workflow=workflow, statuses=status or (), labels=label or (), limit=limit)
+        page = client.executions(
+            workflow=workflow, statuses=status or (), labels=label or (), parent_id=parent, limit=limit
+        )
     if as_json:
         print_json(page)
         return
@@ -67,19 +73,14 @@ def show_timeline(execution_id: ExecutionId, url: Url = None, key: Key = None, a
     open_console().print(timeline_table(timeline))
 
 
-@app.command("cancel")
-@told
-def cancel_execution(
-    execution_id: ExecutionId,
-    reason: Annotated[str | None, typer.Option(help="Why, for those who look at it later.")] = None,
-    url: Url = None,
-    key: Key = None,
-    as_json: AsJson = False,
-) -> None:
-    """Stop an execution: nothing new starts but its cleanup steps. A second cancel stops those too."""
-    with open_client(url, key) as client:
-        answer = client.cancel(execution_id, reason)
-    if as_json:
-        print_json(answer)
-    else:
-        typer.echo(f"{execution_id} is being cancelled")
+app.command("pause")(steering.pause)
+app.command("resume")(steering.resume)
+app.command("signal")(steering.signal)
+app.command("approve")(steering.approve)
+app.command("reject")(steering.reject)
+app.command("continue")(steering.continue_)
+app.command("cancel")(derivation.cancel)
+app.command("retry")(derivation.retry)
+app.command("fork")(derivation.fork)
+app.command("replay")(derivation.replay)
+app.command("compare")(derivation.compare)

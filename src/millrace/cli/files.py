@@ -1,12 +1,14 @@
 """Definitions in files: finding them, reading them, and what is wrong with them."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from millrace_shared.definition.errors import DefinitionInvalid, Problem
+from millrace_shared.definition.graph import topological_order
 from millrace_shared.definition.limits import SOURCE_BYTES_MAX
+from millrace_shared.definition.parts import uses_of
 from millrace_shared.definition.validation import validate
 from millrace_shared.errors import TerminalError
 
@@ -20,13 +22,17 @@ class FileUnreadable(TerminalError):
 
 @dataclass(frozen=True)
 class Checked:
-    """A file with a definition, and what is wrong with it. `name` is None when there are mistakes."""
+    """A file with a definition, and what is wrong with it. `name` is None when there are mistakes.
+
+    `uses` are the names of the workflows that its steps run.
+    """
 
     path: Path
     source: bytes
     name: str | None
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    uses: frozenset[str] = frozenset()
 
     def lines(self) -> list[str]:
         """Return one line for each mistake, the way compilers do: `file:line:column: what is wrong`."""
@@ -42,6 +48,17 @@ def check_files(paths: Iterable[Path]) -> list[Checked]:
         FileUnreadable: a file cannot be read, or a directory holds no definition.
     """
     return [_check(path, read(path)) for given in paths for path in _expanded(given)]
+
+
+def in_order_of_use(checked: Sequence[Checked]) -> list[Checked]:
+    """Return definitions so that each comes after those that its steps run. Else they stay in their order."""
+    places = {str(place): one for place, one in enumerate(checked)}
+    needs = {
+        place: [other for other, used in places.items() if used.name in one.uses and other != place]
+        for place, one in places.items()
+    }
+    order = dict.fromkeys((*topological_order(needs), *places))  # those that run one another stay at the end
+    return [places[place] for place in order]
 
 
 def read(path: Path, size_bytes_max: int = SOURCE_BYTES_MAX) -> bytes:
@@ -73,7 +90,8 @@ def _check(path: Path, source: bytes) -> Checked:
         validated = validate(source)
     except DefinitionInvalid as error:
         return Checked(path, source, None, error.problems)
-    return Checked(path, source, validated.definition.name, (), validated.warnings)
+    uses = frozenset(name for name, _ in uses_of(validated.definition))
+    return Checked(path, source, validated.definition.name, (), validated.warnings, uses)
 
 
 def _line(path: Path, problem: Problem, kind: str) -> str:

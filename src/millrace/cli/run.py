@@ -34,6 +34,10 @@ def run(
     execution_name: Annotated[
         str | None, typer.Option("--name", help="The same name again is the same execution, not another one.")
     ] = None,
+    breakpoints: Annotated[
+        list[str] | None,
+        typer.Option("--breakpoint", help="A step to be held before it begins; * is all of them. Repeatable."),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Show each step until the end; exit with 0 only if it completes.")
     ] = False,
@@ -49,7 +53,13 @@ def run(
         saved = _save_or_find(client, workflow)
         document = None if input_file is None else read(input_file, INPUT_BYTES_MAX).decode(errors="replace")
         given = parse_input(values or [], document, saved.get("definition") or {})
-        accepted = client.start(saved["id"], given, version=saved["version"], execution_name=execution_name)
+        accepted = client.start(
+            saved["id"],
+            given,
+            version=saved["version"],
+            execution_name=execution_name,
+            breakpoints=breakpoints or (),
+        )
         if not watch:
             print_json(accepted) if as_json else typer.echo(accepted["execution_id"])
             return

@@ -199,6 +199,76 @@ class ExecutionPage(TypedDict):
     next_cursor: str | None
 
 
+class BulkItem(TypedDict):
+    """One execution of a bulk request: what was made of it, or why nothing was."""
+
+    execution_id: str
+    new_execution_id: NotRequired[str]
+    code: NotRequired[str]
+    detail: NotRequired[str]
+
+
+class BulkAnswer(TypedDict):
+    """What a bulk request did; with `dry_run`, what it would do. `matched` may be more than its limit."""
+
+    matched: int
+    done: list[BulkItem]
+    refused: list[BulkItem]
+    dry_run: bool
+
+
+class Difference(TypedDict):
+    """One place where two values differ: `changed`, `added` or `removed`."""
+
+    path: str
+    kind: str
+    a: NotRequired[Any]
+    b: NotRequired[Any]
+
+
+class ComparedStep(TypedDict):
+    """How a step fared."""
+
+    status: str
+    duration: float | None
+    retry_count: int
+    tokens_used: int
+    cost_usd: float | None
+
+
+class ComparedExecution(ComparedStep):
+    """How an execution fared."""
+
+    id: str
+    workflow_id: str
+    workflow_version: int
+
+
+class StepComparison(TypedDict):
+    """One step in two executions; None where one does not have it."""
+
+    step_id: str
+    a: ComparedStep | None
+    b: ComparedStep | None
+    same_status: bool
+    same_output: bool
+    output_differences: list[Difference]
+
+
+class Comparison(TypedDict):
+    """Two executions side by side."""
+
+    a: ComparedExecution
+    b: ComparedExecution
+    same_workflow: bool
+    same_definition: bool
+    same_input: bool
+    same_results: bool
+    input_differences: list[Difference]
+    result_differences: list[Difference]
+    steps: list[StepComparison]
+
+
 class WorkflowPage(TypedDict):
     """A page of workflows."""
 
