@@ -15,6 +15,11 @@ steps:
   second: {needs: [first], timeout: 1h30m, http: {url: 'https://x', json: {z: null, a: 1}}}
   first: {transform: {deep: [null]}, retry: {max_attempts: 2}, on_error: fail, when: true}
   third: {agent: w, prompt: hi, python: null}
+  team: {group: {steps: {x: {needs: null, wait: {signal: s, default: null}}}, outputs: {}}, input: {k: null}}
+  bill: {workflow: billing, repeat: {until: true, max: 10}}
+  ok: {approval: {message: Go?, deadline: 24h}, on_error: null}
+singleton: true
+throttle: {limit: 3, per: 1m, on_limit: queue}
 """
 JSON = json.dumps(
     {
@@ -25,6 +30,12 @@ JSON = json.dumps(
                 "timeout": 5400,
                 "needs": ["first"],
             },
+            "ok": {"approval": {"default": "fail", "deadline": 86400, "message": "Go?"}},
+            "bill": {"repeat": {"on_max": "complete", "until": "true", "delay": "0s"}, "workflow": {"name": "billing"}},
+            "team": {
+                "input": {"k": None},
+                "group": {"steps": {"x": {"wait": {"default": None, "signal": "s"}}}},
+            },
             "first": {"when": "true", "transform": {"deep": [None]}, "retry": {"jitter": True, "max_attempts": 2}},
         },
         "agents": {
@@ -33,6 +44,8 @@ JSON = json.dumps(
                 "model": "offline:demo",
             }
         },
+        "singleton": {"key": None},
+        "throttle": {"per": 60, "limit": 3},
         "version": 1,
         "inputs": {"a": {}, "b": {"default": "x", "type": "string"}},
         "name": "flow",
@@ -51,7 +64,18 @@ def test_the_same_meaning_has_the_same_hash():
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("hi", "ho"), ("1h30m", "1h31m"), ("deep: [null]", "deep: []"), ("z: null, ", ""), ("'https://x'", "'https://y'")],
+    [
+        ("hi", "ho"),
+        ("1h30m", "1h31m"),
+        ("deep: [null]", "deep: []"),
+        ("z: null, ", ""),
+        ("'https://x'", "'https://y'"),
+        (", default: null", ""),
+        ("default: null", "default: 0"),
+        ("max: 10", "max: 9"),
+        ("singleton: true", "singleton: false"),
+        ("workflow: billing", "workflow: {name: billing, version: 1}"),
+    ],
 )
 def test_another_meaning_has_another_hash(old: str, new: str):
     assert content_hash(canonical(YAML)) != content_hash(canonical(YAML.replace(old, new)))
@@ -61,7 +85,7 @@ def test_reads_back_as_the_same_definition_in_the_same_order():
     definition = validate(YAML).definition
     again = WorkflowDefinition.model_validate(json.loads(canonical_json(definition)))
     assert again == definition
-    assert again.step_order == ("second", "first", "third")
+    assert again.step_order == ("second", "first", "third", "team", "bill", "ok")
     assert WorkflowDefinition.model_validate_json(canonical_json(definition)) == definition
     assert validate(canonical_json(definition)).definition == definition
 

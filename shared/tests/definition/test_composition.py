@@ -460,6 +460,20 @@ def test_a_group_with_very_many_last_steps_names_its_outputs():
     validate({"name": "x", "steps": {"a": {"group": {**group, "outputs": {"x": "${{ steps.s3.output }}"}}}}})
 
 
+@pytest.mark.parametrize("what", [{"group": {"steps": {"b": {"transform": 1}}}}, {"plan": {"steps": {}}}])
+def test_the_keys_of_an_input_are_names_of_inputs(what: dict[str, Any]):
+    kind = next(iter(what))
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate({"name": "x", "steps": {"a": {"input": {"": 1, "y" * 65: 2, "ok": 3}, **what}}})
+    assert [problem.message for problem in caught.value.problems] == ["the name of an input has 1 to 64 characters"] * 2
+    with pytest.raises(DefinitionInvalid) as caught:
+        validate({"name": "x", "steps": {"a": {"input": {f"k{number}": 1 for number in range(201)}, **what}}})
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"steps.a.input: a {kind} has at most 200 inputs, and these are 201"
+    ]
+    validate({"name": "x", "steps": {"a": {"input": {"": 1}, "workflow": "b"}}})
+
+
 def test_a_hundred_other_workflows_may_be_used():
     calls = [{"workflow": {"name": "w", "version": number + 1}} for number in range(101)]
     steps = {f"s{number}": call for number, call in enumerate(calls)}

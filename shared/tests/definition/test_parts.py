@@ -87,7 +87,9 @@ def graphs(draw: st.DrawFn, depth: int = 3) -> dict[str, Any]:
         value: Any = {"transform": 1, "wait": {"signal": draw(names)}, "workflow": draw(names)}.get(kind)
         if kind == "group":
             value = {"steps": draw(graphs(depth=depth - 1))}
-            steps[step_id] = {"input": dict.fromkeys(draw(st.lists(names, max_size=2)), 1)}
+            steps[step_id] = {
+                "input": dict.fromkeys(draw(st.lists(st.text("aé ._/~'", min_size=1, max_size=64), max_size=2)), 1)
+            }
         steps[step_id] = {**steps.get(step_id, {}), "needs": needs, kind: value}
     return steps
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from millrace_shared.definition.durations import parse_duration
 from millrace_shared.definition.findings import Findings, mapping
-from millrace_shared.definition.limits import FOR_EACH_ITEMS_MAX
+from millrace_shared.definition.limits import FOR_EACH_ITEMS_MAX, ID_CHARS_MAX, INPUTS_MAX
 from millrace_shared.definition.locations import Location
 from millrace_shared.definition.model import CHILD_KINDS, STEP_KINDS
 from millrace_shared.definition.schemas import SchemaMistake, check_schema
@@ -58,12 +58,23 @@ def _check_keys(step: Mapping[str, Any], kind: str, at: Location, findings: Find
     if step.get("cache") is not None and kind not in _KINDS_WITH_CACHE:
         hint = f"only those of {_listed(_KINDS_WITH_CACHE)} steps can be"
         findings.add((*at, "cache"), f"results of {kind} steps are not kept", hint)
+    if kind in ("group", "plan"):
+        _check_input_names(kind, mapping(step.get("input")), (*at, "input"), findings)
     if kind in _KINDS_THAT_WAIT:
         if step.get("retry") is not None:
             findings.warn((*at, "retry"), f"{kind} steps are not retried", "remove it")
         if step.get("timeout") is not None:
             own = "write approval: {deadline: ...}" if kind == "approval" else "write wait: {signal: ..., timeout: ...}"
             findings.warn((*at, "timeout"), f"timeout has no meaning for {kind} steps", own)
+
+
+def _check_input_names(kind: str, given: Mapping[str, Any], at: Location, findings: Findings) -> None:
+    """Checks the keys of a step's input that become the inputs of what it runs."""
+    if len(given) > INPUTS_MAX:
+        findings.add(at, f"a {kind} has at most {INPUTS_MAX} inputs, and these are {len(given)}")
+    for name in given:
+        if not 1 <= len(name) <= ID_CHARS_MAX:
+            findings.add((*at, name), f"the name of an input has 1 to {ID_CHARS_MAX} characters")
 
 
 def _listed(names: tuple[str, ...]) -> str:
