@@ -150,9 +150,7 @@ def _running(scene: Scene, row: Row) -> Reason:
         return _reason("running", row, text)
     limit_s = scene.definition.timeout_s_of(row["step"])
     if seconds > limit_s + OVERDUE_S:
-        text = (
-            f"{text}, longer than the {span(limit_s)} that it may: its runner is lost, and another takes over"
-        )
+        text = f"{text}, longer than the {span(limit_s)} that it may: its runner is lost, and another takes over"
         return _reason("running", row, text)
     return _reason("running", row, f"{text}, of at most {span(limit_s)}")
 
