@@ -10,13 +10,16 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from faults import Faults
+from gates import Gatekeeper
 from world import FenceLost, Stored, World
 
-from millrace_orchestrator.domain.commands import Abort, Arm, Command, Release, Run, commands, outstanding
+from millrace_orchestrator.domain.commands import Abort, Arm, Begin, Command, Release, Run, Tell, commands, outstanding
 from millrace_orchestrator.domain.decide import decide
 from millrace_orchestrator.domain.evolve import advance, fold
-from millrace_orchestrator.domain.plan import Plan
+from millrace_orchestrator.domain.gates import Enter, Leave
 from millrace_orchestrator.domain.state import ExecutionState
+from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.ids import attempt_key
 from millrace_shared.messages import (
     LOG_VERSION,
@@ -31,23 +34,6 @@ from millrace_shared.messages import (
 from millrace_shared.values import Payload
 
 
-class Crash(Exception):
-    """The actor is gone."""
-
-
-@dataclass
-class Faults:
-    """How likely an actor dies between any two of its effects."""
-
-    rng: random.Random
-    crash: float
-
-    def maybe(self) -> None:
-        """Die here, perhaps."""
-        if self.rng.random() < self.crash:
-            raise Crash
-
-
 def no_cel(*_: Any) -> Any:
     """The simulated workflows need none."""
     raise AssertionError("a simulated workflow used CEL")
@@ -58,13 +44,17 @@ class Orchestrator:
     """Load, decide, append, perform, acknowledge. Its cache may be stale: the fence finds out."""
 
     world: World
-    plans: dict[str, Plan]
     faults: Faults
     cache: dict[str, tuple[ExecutionState, int]] = field(default_factory=dict)
     memos: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     timers: list[tuple[float, TimerFired]] = field(default_factory=list)
     leases: dict[str, set[int]] = field(default_factory=dict)
     trusts_memory: bool = False
+    gatekeeper: Gatekeeper = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Keep the gates as well."""
+        self.gatekeeper = Gatekeeper(self.world, self.faults)
 
     def forget(self) -> None:
         """Be a new process."""
@@ -72,6 +62,7 @@ class Orchestrator:
         self.memos.clear()
         self.timers.clear()
         self.leases.clear()
+        self.gatekeeper.timers.clear()
 
     def take_over(self) -> None:
         """Perform again what every active execution waits for."""
@@ -85,6 +76,8 @@ class Orchestrator:
             self.timers.remove(due[0])
             self.handle(due[0][1], None, again=False)
             return True
+        if self.gatekeeper.expire():
+            return True
         received = self.world.receive()
         if received is None:
             return False
@@ -95,8 +88,10 @@ class Orchestrator:
     def handle(self, message: InboxMessage, stored: Stored | None, *, again: bool) -> None:
         """Do what the engine does with one message."""
         world, execution_id = self.world, message.execution_id
+        if execution_id not in world.requests:  # its start is still to come
+            return
         state, length = self._state(message, again=again)
-        plan = self.plans[execution_id]
+        plan = world.plan(execution_id)
         memo = self.memos.setdefault(execution_id, {})
         decision = decide(plan, state, message, world.now, no_cel, {}, memo)
         if not decision.events and execution_id in self.cache and not again and not self.trusts_memory:
@@ -108,6 +103,8 @@ class Orchestrator:
         if after is None:  # a cancel before its start: look again later
             return
         performed: list[Command]
+        for digest, document in decision.definitions.items():
+            world.definitions[digest] = WorkflowDefinition.model_validate_json(document)
         if decision.events:
             self.faults.maybe()
             after = advance(after, after.version + 1)
@@ -123,7 +120,7 @@ class Orchestrator:
             length += 1
             performed = commands(plan, after, decision.events)
         else:
-            performed = list(outstanding(plan, after)) if again or after.finished else []
+            performed = list(outstanding(plan, after)) if again else []
         self.cache[execution_id] = (after, length)
         if isinstance(message, StartRequest) and stored is not None:
             self.leases.setdefault(execution_id, set()).add(stored.sequence)
@@ -138,6 +135,12 @@ class Orchestrator:
         match command:
             case Run():
                 self.world.queue(command.step)
+            case Begin():
+                self.world.accept(command.request)
+            case Tell():
+                self.world.send(command.message)
+            case Enter() | Leave():
+                self.gatekeeper.perform(command)
             case Arm() if command.fired.kind != "execution_timeout" and command.due - self.world.now > 4:
                 self.world.schedule(command.due, command.fired)
             case Arm():
@@ -150,7 +153,9 @@ class Orchestrator:
 
     def next_moment(self) -> float | None:
         """Return when its next timer is due."""
-        return min((due for due, _ in self.timers), default=None)
+        moments = [due for due, _ in self.timers]
+        at_gates = self.gatekeeper.next_moment()
+        return min(moments if at_gates is None else [*moments, at_gates], default=None)
 
     def _state(self, message: InboxMessage, *, again: bool) -> tuple[ExecutionState | None, int]:
         execution_id = message.execution_id
@@ -160,7 +165,7 @@ class Orchestrator:
         if isinstance(message, StartRequest) and not again:
             return None, 0
         log = self.world.read(execution_id)
-        return (fold(self.plans[execution_id], log), len(log)) if log else (None, 0)
+        return (fold(self.world.plan(execution_id), log), len(log)) if log else (None, 0)
 
 
 @dataclass
@@ -205,6 +210,6 @@ class Runner:
             item=work.item,
             started_at=now,
             finished_at=now,
-            output=Payload({"by": key}) if error is None else Payload(),
+            output=Payload({"by": key, "done": rng.random() < 0.4}) if error is None else Payload(),
             error=error,
         )

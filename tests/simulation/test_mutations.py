@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import actors
+import gates
 import pytest
 import world
+from msgspec.structs import replace
 from simulate import simulate
 
-from millrace_orchestrator.domain import decide, ending, readiness
-from millrace_orchestrator.domain.commands import Arm, Run
+from millrace_orchestrator.domain import decide, ending, evolve, evolve_steps, readiness
+from millrace_orchestrator.domain.commands import Arm, Begin, Run, Tell
+from millrace_orchestrator.domain.gates import Enter, Gate
+from millrace_orchestrator.domain.state import ExecutionState
+from millrace_shared.messages import StepCompleted, StepIterated
 
 SEEDS = 1_000
 
@@ -84,6 +90,46 @@ def _take_a_message_for_late_from_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(actors.Orchestrator, "__init__", lambda self, *args: create(self, *args, trusts_memory=True))
 
 
+def _start_while_held(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ExecutionState, "may_begin", property(lambda _state: True))
+
+
+def _open_every_gate(patch: pytest.MonkeyPatch) -> None:
+    advance = gates.advance
+    patch.setattr(gates, "advance", lambda gate, *rest: advance(_without_limit(gate), *rest))
+
+
+def _without_limit(gate: Gate) -> Gate:
+    """Return the gate without its limit."""
+    return dataclasses.replace(gate, limit=1_000)
+
+
+def _keep_taken_signals(patch: pytest.MonkeyPatch) -> None:
+    completed = evolve_steps.STEP_HANDLERS[StepCompleted]
+
+    def without_taking(plan: Any, state: Any, event: Any, at: float) -> Any:
+        return completed(plan, state, replace(event, signal=""), at)
+
+    patch.setitem(evolve._HANDLERS, StepCompleted, without_taking)
+
+
+def _pay_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(readiness, "reused_step", lambda *_: None)
+
+
+def _count_retries_across_iterations(patch: pytest.MonkeyPatch) -> None:
+    iterated = evolve_steps.STEP_HANDLERS[StepIterated]
+
+    def with_old_base(plan: Any, state: Any, event: Any, at: float) -> Any:
+        after = iterated(plan, state, event, at)
+        step = after.step(event.step)
+        work = replace(step.unit(event.item), attempt=0)
+        step = replace(step, work=work) if event.item is None else replace(step, items=step.items.set(event.item, work))
+        return replace(after, steps=after.steps.set(event.step, step))
+
+    patch.setitem(evolve._HANDLERS, StepIterated, with_old_base)
+
+
 BUGS: dict[str, Plant] = {
     "ignored fence": _append_without_fence,
     "nothing performed again after a takeover": _forget_what_is_outstanding,
@@ -94,7 +140,15 @@ BUGS: dict[str, Plant] = {
     "work started while ending": _start_work_while_ending,
     "lost timer": _lose(Arm),
     "lost dispatch": _lose(Run),
-    "skipped child": _skip_a_child,
+    "skipped step": _skip_a_child,
+    "skipped child execution": _lose(Begin),
+    "a child's end not told": _lose(Tell),
+    "never asked at a gate": _lose(Enter),
+    "gates without a limit": _open_every_gate,
+    "begun while held or paused": _start_while_held,
+    "signals taken twice": _keep_taken_signals,
+    "results paid again": _pay_again,
+    "attempts numbered anew in each iteration": _count_retries_across_iterations,
     "double dispatch": _dispatch_twice,
 }
 

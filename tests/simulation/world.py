@@ -10,10 +10,14 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
+from millrace_orchestrator.domain.plan import Plan, compile_plan
 from millrace_shared.codec import decode_inbox, decode_transition, decode_work, encode
+from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.definition.parts import part_of
 from millrace_shared.ids import attempt_key
-from millrace_shared.messages import InboxMessage, RunStep, StartRequest, TimerFired, Transition
+from millrace_shared.messages import ExecutionFinished, InboxMessage, RunStep, StartRequest, TimerFired, Transition
 
 
 class FenceLost(Exception):
@@ -42,6 +46,28 @@ class World:
     long_timers: dict[str, tuple[float, bytes]] = field(default_factory=dict)
     sequence: int = 0
     performed: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    requests: dict[str, StartRequest] = field(default_factory=dict)
+    definitions: dict[str, WorkflowDefinition] = field(default_factory=dict)
+    plans: dict[tuple[str, str], Plan] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
+
+    def plan(self, execution_id: str) -> Plan:
+        """Return what an execution that was accepted runs."""
+        request = self.requests[execution_id]
+        key = (request.definition, request.part)
+        if key not in self.plans:
+            self.plans[key] = compile_plan(part_of(self.definitions[request.definition], request.part))
+        return self.plans[key]
+
+    def accept(self, request: StartRequest) -> None:
+        """Accept an execution, unless it is accepted already. Once it was swept, its start may be stored again."""
+        if request.execution_id in self.requests and (self._has_start(request.execution_id) or self.rng.random() < 0.8):
+            return
+        self.requests.setdefault(request.execution_id, request)
+        self.send(request)
+
+    def _has_start(self, execution_id: str) -> bool:
+        return any(request.execution_id == execution_id for request in self.active())
 
     def append(self, execution_id: str, length: int, transition: Transition) -> None:
         """Append to a log that must be `length` messages long."""
@@ -52,6 +78,11 @@ class World:
     def read(self, execution_id: str) -> list[Transition]:
         """Return a log."""
         return [decode_transition(payload) for payload in self.logs.get(execution_id, ())]
+
+    def has_ended(self, execution_id: str) -> bool:
+        """Whether a log has its end."""
+        log = self.read(execution_id)
+        return bool(log) and isinstance(log[-1].events[-1], ExecutionFinished)
 
     def send(self, message: InboxMessage) -> None:
         """Put a message into the inbox; once in a while twice."""

@@ -62,3 +62,8 @@ def attempt_key(step: str, item: int | None, attempt: int) -> str:
     It is a subject token and the fence that tells a late result from the current one.
     """
     return f"{step}@{attempt}" if item is None else f"{step}~{item}@{attempt}"
+
+
+def child_execution_id(execution_id: str, key: str) -> str:
+    """Return the id of the execution that performs the attempt `key` of another one (UUIDv5)."""
+    return str(uuid.uuid5(_NAMESPACE, f"{execution_id}\x00{key}"))

@@ -53,12 +53,16 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What LLM calls used. `cost_usd` is None when a price is unknown: unknown is not free."""
+    """What LLM calls used. `cost_usd` is None when a price is unknown: unknown is not free.
+
+    In a sum `cost_usd` is that of the calls whose price is known, and `unpriced` counts the others.
+    """
 
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: Decimal | None = None
+    unpriced: int = 0
 
 
 class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -202,10 +206,11 @@ class PauseRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="pause")
 
 
 class ResumeRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="resume"):
-    """A paused execution shall go on."""
+    """A paused execution shall go on. With `of`, only if that is the id of the pause that it is in."""
 
     execution_id: str
     id: str = ""
+    of: str = ""
     requested_by: str = ""
 
 
@@ -365,7 +370,8 @@ class StepScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.s
     `input` is resolved but for secrets: at each JSON pointer of `secrets` belongs a text whose even parts are literal
     and whose odd parts are names of secrets. Attempts after the first leave both out, since they are the same; each
     iteration of a `repeat` has its own first attempt. `child` is the id of the execution that performs the attempt of a
-    `workflow`, `group` or `plan` step, and `plan` the content hash of a plan's definition. `crowded` says that its
+    `workflow`, `group` or `plan` step, and `plan` the content hash of a plan's definition. `cache` is the key of its result in the
+    cache, and `reuse` what the child takes over. `crowded` says that its
     workspace had more than its share of the runners' work queued: the attempt goes to the lane behind the others.
     """
 
@@ -376,6 +382,8 @@ class StepScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.s
     secrets: dict[str, tuple[str, ...]] = {}
     child: str = ""
     plan: str = ""
+    cache: str = ""
+    reuse: Payload = NOTHING
     crowded: bool = False
 
 
@@ -433,7 +441,10 @@ class StepRetryScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="s
 
 
 class StepCompleted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.completed"):
-    """A step, or one item of it, has its output. Nothing changes it any more."""
+    """A step, or one item of it, has its output. Nothing changes it any more.
+
+    `signal` is the id of the signal that it waited for and took.
+    """
 
     step: str
     attempt: int = 0
@@ -444,6 +455,7 @@ class StepCompleted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.c
     usage: Usage | None = None
     runner: str = ""
     cached: bool = False
+    signal: str = ""
 
 
 class StepFailed(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.failed"):
@@ -594,7 +606,10 @@ Fact = StepStarted | LlmCall | TokenDelta
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message that could not be processed: where it came from, why, and its bytes (base64 in JSON)."""
+    """A message that could not be processed: where it came from, why, and its bytes (base64 in JSON).
+
+    `headers` are those of its headers that whoever sends it again must send, too.
+    """
 
     stream: str
     subject: str
@@ -604,3 +619,4 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     payload: bytes
     sequence: int = 0
     truncated: bool = False
+    headers: dict[str, str] = {}

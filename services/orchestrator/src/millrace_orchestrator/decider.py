@@ -14,10 +14,12 @@ from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.journal import Execution, Journal
 from millrace_orchestrator.adapters.payloads import fit
 from millrace_orchestrator.adapters.plans import Plans
-from millrace_orchestrator.domain.commands import Abort, Command, Release, commands, early, outstanding
+from millrace_orchestrator.domain.children import report_of
+from millrace_orchestrator.domain.commands import Abort, Command, Release, Tell, commands, early, outstanding
 from millrace_orchestrator.domain.decide import abandon, decide, stillborn
 from millrace_orchestrator.domain.errors import ImpossibleTransition, NotStarted
 from millrace_orchestrator.domain.evolve import advance, evolve
+from millrace_orchestrator.domain.fairness import Crowds
 from millrace_orchestrator.domain.plan import Plan
 from millrace_orchestrator.domain.state import ExecutionState
 from millrace_orchestrator.errors import DefinitionMissing, ExecutionBroken
@@ -36,22 +38,23 @@ log = logging.getLogger(__name__)
 class Decider:
     """Turns what arrived for an execution into a transition and its commands. Whatever fails is noted in the turn."""
 
-    def __init__(self, journal: Journal, plans: Plans, blobs: Blobs, evaluate: Evaluate) -> None:
+    def __init__(self, journal: Journal, plans: Plans, blobs: Blobs, evaluate: Evaluate, crowds: Crowds) -> None:
         self._journal = journal
         self._plans = plans
         self._blobs = blobs
         self._evaluate = evaluate
+        self._crowds = crowds
 
     async def load(self, turn: Turn) -> None:
         """Find the execution's state: in its log, or, for a start that comes for the first time, nowhere."""
         _, first = turn.arrivals[0]
         try:
-            if isinstance(first, StartRequest) and not turn.is_again:
-                turn.execution = Execution(await self._plans.get(first.definition))
+            if isinstance(first, StartRequest) and (turn.is_fresh or not turn.is_again):
+                turn.execution = Execution(await self._plans.get(first.definition, first.part))
                 return
             turn.execution = await self._journal.load(turn.execution_id)
             if turn.execution is None and turn.start is not None:
-                turn.execution = Execution(await self._plans.get(turn.start.definition))
+                turn.execution = Execution(await self._plans.get(turn.start.definition, turn.start.part))
         except MillraceError as error:
             turn.failed = error
         except Exception as error:
@@ -80,15 +83,18 @@ class Decider:
         loaded: dict[BlobRef, Any] = {}
         while True:
             try:
-                state = execution.state
+                state, now = execution.state, time.time()
                 events: list[Event] = []
+                crowded = self._crowds.is_crowded(_workspace(turn, execution))
                 for _, message in turn.arrivals:
                     decision = decide(
-                        execution.plan, state, message, time.time(), self._evaluate, loaded, execution.memo
+                        execution.plan, state, message, now, self._evaluate, loaded, execution.memo, crowded=crowded
                     )
                     state = decision.state
                     events += decision.events
-                await self._draft(turn, execution, state, tuple(events))
+                    for digest, document in decision.definitions.items():
+                        await self._plans.store(digest, document)
+                await self._draft(turn, execution, state, tuple(events), now)
             except BlobNeeded as needed:
                 workspace = _workspace(turn, execution)
                 for reference in needed.refs:
@@ -103,16 +109,23 @@ class Decider:
                 turn.execution = execution
 
     async def _draft(
-        self, turn: Turn, execution: Execution, state: ExecutionState | None, events: tuple[Event, ...]
+        self,
+        turn: Turn,
+        execution: Execution,
+        state: ExecutionState | None,
+        events: tuple[Event, ...],
+        now: float,
     ) -> None:
-        """Make the transition and the commands of `events`; without events, maybe the commands that are outstanding."""
+        """Make the transition and the commands of `events`; without events, maybe the commands that are outstanding.
+
+        `now` is the time at which they were decided: whoever folds the log must come to the same state.
+        """
         if state is None:
             return
         if not events:
             turn.after = execution
             turn.commands = _performed(turn, execution.plan, state, events)
             return
-        now = time.time()
         transition = Transition(LOG_VERSION, turn.execution_id, state.version + 1, now, events)
         fitted, turn.payload = await fit(self._blobs, state.request.workspace, transition)
         if fitted is not transition:  # values became references, and the state must say what the log says
@@ -121,7 +134,7 @@ class Decider:
                 state = evolve(execution.plan, state, event, now)
         state = advance(state, transition.version)
         turn.events = fitted.events
-        turn.after = Execution(execution.plan, state, execution.sequence, execution.memo)
+        turn.after = Execution(execution.plan, state, execution.sequence, execution.memo, now)
         turn.commands = _performed(turn, execution.plan, state, fitted.events)
 
     async def _abandon(self, turn: Turn, execution: Execution, error: ErrorInfo) -> None:
@@ -129,8 +142,9 @@ class Decider:
         if request is None:
             return
         try:
-            decision = abandon(execution.plan, execution.state, request, time.time(), error)
-            await self._draft(turn, execution, decision.state, decision.events)
+            now = time.time()
+            decision = abandon(execution.plan, execution.state, request, now, error)
+            await self._draft(turn, execution, decision.state, decision.events, now)
         except MillraceError as obstacle:
             turn.failed = obstacle
 
@@ -142,10 +156,12 @@ class Decider:
     def _decide_stillborn(self, turn: Turn, error: DefinitionMissing) -> None:
         if turn.start is None:
             return
-        turn.failed = None
-        turn.events = stillborn(turn.start, time.time(), ErrorInfo("definition_missing", "internal", str(error)))
-        turn.payload = encode(Transition(LOG_VERSION, turn.execution_id, 1, time.time(), turn.events))
-        turn.commands = [Release(turn.execution_id)]
+        turn.failed, now = None, time.time()
+        problem = ErrorInfo("definition_missing", "internal", str(error))
+        turn.events = stillborn(turn.start, now, problem)
+        turn.payload = encode(Transition(LOG_VERSION, turn.execution_id, 1, now, turn.events))
+        told = report_of(turn.start, "failed", started_at=now, finished_at=now, error=problem)
+        turn.commands = [*([Tell(told)] if told is not None else []), Release(turn.execution_id)]
 
 
 def _performed(turn: Turn, plan: Plan, state: ExecutionState, events: tuple[Event, ...]) -> list[Command]:

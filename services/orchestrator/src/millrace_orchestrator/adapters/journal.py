@@ -27,13 +27,15 @@ class Execution:
     """An execution in memory: its plan, its state, and where its log ends.
 
     `sequence` is the stream sequence of the log's last message, 0 when there is none: the fence of the next append.
-    `memo` is the core's own (see `decide`). `state` is None before the start.
+    `memo` is the core's own (see `decide`). `state` is None before the start. `changed_at` is when the last transition
+    was decided, in Unix seconds.
     """
 
     plan: Plan
     state: ExecutionState | None = None
     sequence: int = 0
     memo: dict[str, list[Any]] = field(default_factory=dict)
+    changed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Journal:
             plan = await self._plans.get(started.request.definition, started.request.part)
         except DefinitionMissing as error:
             raise ExecutionBroken(f"it has started, and {error}") from error
-        return Execution(plan, fold(plan, transitions), stored[-1].sequence)
+        return Execution(plan, fold(plan, transitions), stored[-1].sequence, changed_at=transitions[-1].at)
 
     async def begun(self, execution_ids: Sequence[str]) -> set[str]:
         """Return which of these executions have a log.

@@ -15,15 +15,31 @@ from millrace_shared.messages import (
     Event,
     ExecutionFinished,
     ExecutionStarted,
+    SignalReceived,
     StepCompleted,
+    StepIterated,
+    StepReused,
     StepScheduled,
+    StepWaiting,
     Transition,
 )
+from millrace_shared.values import Payload
 
 TRANSITION_BYTES_MAX = MESSAGE_BYTES_MAX - 64 * 1024
 """Room is left for headers."""
 _THRESHOLDS = (INLINE_BYTES_MAX, 4 * 1024, 512, 64)
 """When a transition of many values is too large as a whole, smaller and smaller ones become blobs, too."""
+
+_VALUES: dict[type, tuple[str, ...]] = {
+    StepScheduled: ("input", "reuse"),
+    StepWaiting: ("input",),
+    StepIterated: ("output",),
+    StepReused: ("output",),
+    StepCompleted: ("output",),
+    SignalReceived: ("data",),
+    ExecutionFinished: ("output",),
+}
+"""Where events hold values."""
 
 
 async def fit(blobs: Blobs, workspace: str, transition: Transition) -> tuple[Transition, bytes]:
@@ -49,19 +65,15 @@ async def fit(blobs: Blobs, workspace: str, transition: Transition) -> tuple[Tra
 async def _shrunk(blobs: Blobs, workspace: str, events: Sequence[Event], threshold: int) -> tuple[Event, ...]:
     shrunk: list[Event] = []
     for event in events:
-        match event:
-            case ExecutionStarted():
-                request = event.request
-                small = await blobs.shrink(workspace, request.input, threshold)
-                shrunk.append(
-                    event if small is request.input else replace(event, request=replace(request, input=small))
-                )
-            case StepScheduled():
-                small = await blobs.shrink(workspace, event.input, threshold)
-                shrunk.append(event if small is event.input else replace(event, input=small))
-            case StepCompleted() | ExecutionFinished():
-                small = await blobs.shrink(workspace, event.output, threshold)
-                shrunk.append(event if small is event.output else replace(event, output=small))
-            case _:
-                shrunk.append(event)
+        if isinstance(event, ExecutionStarted):
+            small = await blobs.shrink(workspace, event.request.input, threshold)
+            shrunk.append(replace(event, request=replace(event.request, input=small)))
+            continue
+        changed: dict[str, Payload] = {}
+        for name in _VALUES.get(type(event), ()):
+            value = getattr(event, name)
+            small = await blobs.shrink(workspace, value, threshold)
+            if small is not value:
+                changed[name] = small
+        shrunk.append(replace(event, **changed) if changed else event)
     return tuple(shrunk)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from millrace_orchestrator.domain.children import child_request, report
+from millrace_orchestrator.domain.gates import Enter, Gate, Leave
 from millrace_orchestrator.domain.plan import Plan
 from millrace_orchestrator.domain.state import ExecutionState, Work
 from millrace_shared import messages
 from millrace_shared.ids import attempt_key
-from millrace_shared.messages import RunStep, TimerFired
+from millrace_shared.messages import RunStep, StartRequest, TimerFired
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Run:
 
     step: RunStep
     priority: messages.Priority
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +50,54 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """Accept a child execution, unless it is accepted already."""
+
+    request: StartRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a message to another execution: a parent or a child."""
+
+    message: messages.InboxMessage
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The execution has ended: acknowledge its start."""
 
     execution_id: str
 
 
-Command = Run | Arm | Abort | Release
+Command = Run | Arm | Abort | Begin | Tell | Enter | Leave | Release
 
 
 def commands(plan: Plan, state: ExecutionState, events: Iterable[messages.Event]) -> list[Command]:
     """Return what follows from `events`, given the state after them. Aborts come first: they remove queued work."""
     events = tuple(events)
-    aborts: list[Command] = list(_abort(plan, state, events))
+    aborts: list[Command] = [
+        *_abort(plan, state, events),
+        *_cancel_children(plan, state, _cancelled_now(plan, state, events)),
+    ]
     others: list[Command] = []
     for event in events:
         match event:
             case messages.StepScheduled():
                 work = state.step(event.step).unit(event.item)
                 if work.status == "running" and work.attempt == event.attempt:
-                    others.append(_run(plan, state, event.step, event.item, work))
+                    others.append(_hand_out(plan, state, event.step, event.item, work))
             case messages.StepWaiting() | messages.StepRetryScheduled():
                 work = state.step(event.step).unit(event.item)
-                others.append(_arm(state, event.step, event.item, plan, work))
-            case messages.ExecutionStarted() | messages.ExecutionEnding():
+                others += _arm(state, event.step, event.item, work)
+            case messages.ExecutionHeld():
+                others += _enter(plan, state)
+            case messages.ExecutionPaused() | messages.ExecutionResumed():
+                others += [_deadline(state), *_steer_children(plan, state)]
+            case messages.ExecutionStarted() | messages.ExecutionEnding() | messages.ExecutionAdmitted():
                 others.append(_deadline(state))
             case messages.ExecutionFinished():
-                return [*aborts, Release(state.execution_id)]
+                return [*aborts, *_end(plan, state)]
             case _:
                 pass
     return aborts + others
@@ -87,16 +111,19 @@ def early(state: ExecutionState, fired: TimerFired) -> Iterator[Arm]:
         yield Arm(state.deadline, fired)
         return
     work = state.step(fired.step).unit(fired.item)
-    if work.status == "waiting" and work.attempt == fired.attempt:
-        yield Arm(work.due, fired)
+    if work.attempt == fired.attempt:
+        yield from _arm(state, fired.step, fired.item, work)
 
 
 def outstanding(plan: Plan, state: ExecutionState) -> Iterator[Command]:
     """Yield every command whose result the execution still waits for."""
+    yield from _cancel_children(plan, state, _child_units(plan, state))
     if state.finished:
-        yield Release(state.execution_id)
+        yield from _end(plan, state)
         return
     yield _deadline(state)
+    yield from _enter(plan, state)
+    yield from _steer_children(plan, state)
     for step_id, step in state.steps.items():
         if step.is_expanded:
             for item, work in step.items.items():
@@ -112,7 +139,7 @@ def _abort(plan: Plan, state: ExecutionState, events: tuple[messages.Event, ...]
         step = state.step(event.step)
         work = step.unit(event.item)
         is_whole = event.item is None and step.is_expanded
-        if not is_whole and (work.attempt > 0 or plan.steps[event.step].kind == "wait"):
+        if not is_whole and (work.attempt > 0 or plan.steps[event.step].performer == "nobody"):
             keys.append(attempt_key(event.step, event.item, work.attempt))
     if keys:
         yield Abort(state.execution_id, tuple(keys), alone=not _goes_on(state, events))
@@ -134,14 +161,22 @@ def _goes_on(state: ExecutionState, events: tuple[messages.Event, ...]) -> bool:
 
 def _awaited(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work) -> Iterator[Command]:
     if work.status == "running":
-        yield _run(plan, state, step_id, item, work, again=True)
+        yield _hand_out(plan, state, step_id, item, work, again=True)
     elif work.status == "waiting":
-        yield _arm(state, step_id, item, plan, work)
+        yield from _arm(state, step_id, item, work)
 
 
-def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work, *, again: bool = False) -> Run:
+def _hand_out(
+    plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work, *, again: bool = False
+) -> Run | Begin:
+    if plan.steps[step_id].performer == "child":
+        return Begin(child_request(plan, state, step_id, item, work))
+    return _run(plan, state, step_id, item, work, again=again)
+
+
+def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work, *, again: bool) -> Run:
     step, request = plan.steps[step_id], state.request
-    assert step.kind not in {"transform", "wait"}
+    assert step.performer == "runner"
     run_step = RunStep(
         execution_id=request.execution_id,
         workspace=request.workspace,
@@ -159,14 +194,93 @@ def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work
         item=item,
         traceparent=request.traceparent,
         again=again,
+        cache=work.cache,
+        cache_ttl_s=step.cache.ttl_s if step.cache is not None else 0.0,
     )
-    return Run(run_step, request.priority)
+    return Run(run_step, request.priority, work.crowded)
 
 
-def _arm(state: ExecutionState, step_id: str, item: int | None, plan: Plan, work: Work) -> Arm:
-    kind: messages.TimerKind = "wait" if plan.steps[step_id].kind == "wait" else "retry"
-    return Arm(work.due, TimerFired(state.execution_id, kind, step_id, item, work.attempt))
+def _arm(state: ExecutionState, step_id: str, item: int | None, work: Work) -> Iterator[Arm]:
+    """Arm the end of a wait, unless the execution's own deadline comes first."""
+    if work.status != "waiting" or work.waits_for == "breakpoint":
+        return
+    if work.waits_for is not None and work.due >= state.deadline:
+        return
+    kind: messages.TimerKind = "retry" if work.waits_for is None else "wait"
+    yield Arm(work.due, TimerFired(state.execution_id, kind, step_id, item, work.attempt))
 
 
 def _deadline(state: ExecutionState) -> Arm:
     return Arm(state.deadline, TimerFired(state.execution_id, "execution_timeout"))
+
+
+def _enter(plan: Plan, state: ExecutionState) -> Iterator[Enter]:
+    """Ask the gate that the execution waits at to let it pass."""
+    if state.is_held:
+        yield Enter(_gate(plan, state, len(state.gates) - 1), state.execution_id)
+
+
+def _end(plan: Plan, state: ExecutionState) -> Iterator[Command]:
+    """Tell everybody who waits for the end, and only then give up the lease."""
+    for index in range(len(state.gates)):
+        yield Leave(_gate(plan, state, index), state.execution_id)
+    result = report(state)
+    if result is not None:
+        yield Tell(result)
+    yield Release(state.execution_id)
+
+
+def _gate(plan: Plan, state: ExecutionState, index: int) -> Gate:
+    return plan.gates[index].gate(state.request, state.gates[index].key)
+
+
+def _steer_children(plan: Plan, state: ExecutionState) -> Iterator[Tell]:
+    """Pause the children of a paused execution, and have them go on when it does."""
+    if state.pause is None:
+        return
+    for request in _children(plan, state):
+        child, pause_id = request.execution_id, state.pause.id
+        if state.is_paused:
+            yield Tell(messages.PauseRequest(child, id=pause_id, reason="the execution above it is paused"))
+        else:
+            yield Tell(messages.ResumeRequest(child, id=pause_id, of=pause_id))
+
+
+def _children(plan: Plan, state: ExecutionState) -> Iterator[StartRequest]:
+    """Yield the requests of the children that are under way."""
+    for step_id, item, work in _child_units(plan, state):
+        if work.status == "running":
+            yield child_request(plan, state, step_id, item, work)
+
+
+def _child_units(plan: Plan, state: ExecutionState) -> Iterator[tuple[str, int | None, Work]]:
+    for step_id, step in state.steps.items():
+        if plan.steps[step_id].performer == "child":
+            units = step.items.items() if step.is_expanded else ((None, step.work),)
+            yield from ((step_id, item, work) for item, work in units)
+
+
+def _cancel_children(
+    plan: Plan, state: ExecutionState, units: Iterable[tuple[str, int | None, Work]]
+) -> Iterator[Command]:
+    """Cancel the children of units that were cancelled.
+
+    Each is begun first: should its start not have been sent, or be sent later by somebody who was asleep, it finds that
+    it was cancelled before it did anything.
+    """
+    for step_id, item, work in units:
+        if work.status == "cancelled" and work.at > 0:
+            request = child_request(plan, state, step_id, item, work)
+            yield Begin(request)
+            reason = "the execution above it has ended"
+            yield Tell(messages.CancelRequest(request.execution_id, id=state.execution_id, reason=reason))
+
+
+def _cancelled_now(
+    plan: Plan, state: ExecutionState, events: tuple[messages.Event, ...]
+) -> Iterator[tuple[str, int | None, Work]]:
+    for event in events:
+        if isinstance(event, messages.StepCancelled) and plan.steps[event.step].performer == "child":
+            step = state.step(event.step)
+            if event.item is not None or not step.is_expanded:
+                yield event.step, event.item, step.unit(event.item)

@@ -8,40 +8,58 @@ so nothing upstream needs to be exactly once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from millrace_orchestrator.domain import ending
+import msgspec
+
+from millrace_orchestrator.domain import ending, steering
+from millrace_orchestrator.domain.children import remaining_budget
 from millrace_orchestrator.domain.drafting import Draft
 from millrace_orchestrator.domain.plan import Plan, PlannedStep
-from millrace_orchestrator.domain.readiness import consider, fail, fill, resume, settled
+from millrace_orchestrator.domain.readiness import consider, fill, resume
+from millrace_orchestrator.domain.repeating import iterated
 from millrace_orchestrator.domain.retry import next_attempt_at
-from millrace_orchestrator.domain.scope import Loaded
+from millrace_orchestrator.domain.scope import Loaded, value_of
+from millrace_orchestrator.domain.settling import complete, fail
 from millrace_orchestrator.domain.state import ExecutionState
-from millrace_shared.expressions.errors import ExpressionError
+from millrace_orchestrator.domain.steering import HELD_S_MAX
+from millrace_orchestrator.domain.waiting import give_verdict, take_signal
+from millrace_shared.definition.inputs import InputInvalid, complete_input
+from millrace_shared.expressions.errors import BlobNeeded, ExpressionError
 from millrace_shared.expressions.program import Evaluate, Program
 from millrace_shared.ids import attempt_key
 from millrace_shared.messages import (
+    Admission,
     CancelRequest,
+    ContinueRequest,
     ErrorInfo,
     Event,
     ExecutionFinished,
     ExecutionStarted,
     InboxMessage,
+    PauseRequest,
+    ResumeRequest,
+    SignalRequest,
     StartRequest,
-    StepCompleted,
     StepResult,
     StepRetryScheduled,
     TimerFired,
+    VerdictRequest,
 )
+from millrace_shared.values import BlobRef, Payload
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The events of one message, and the state after them. No events: the message changes nothing."""
+    """The events of one message, and the state after them. No events: the message changes nothing.
+
+    `definitions` are canonical documents by content hash, which must be stored before the events are.
+    """
 
     events: tuple[Event, ...]
     state: ExecutionState | None
+    definitions: dict[str, bytes] = field(default_factory=dict)
 
 
 def decide(
@@ -52,6 +70,8 @@ def decide(
     evaluate: Evaluate,
     loaded: Loaded,
     memo: dict[str, list[Any]],
+    *,
+    crowded: bool = False,
 ) -> Decision:
     """Decide on one message.
 
@@ -63,13 +83,19 @@ def decide(
         evaluate: evaluates CEL programs.
         loaded: claim-checked values that expressions look into.
         memo: keep one for each execution, empty at first; it saves reading the same `for_each` list again.
+        crowded: the workspace has more than its share of work under way.
 
     Raises:
         BlobNeeded: expressions look into values that are not in `loaded`: load them and decide again.
     """
-    draft = Draft(plan, state, now, evaluate, loaded, memo)
-    _HANDLERS[type(message)](draft, message)
-    return Decision(tuple(draft.events), draft.state_or_none)
+    draft = Draft(plan, state, now, evaluate, loaded, memo, crowded)
+    if isinstance(message, StartRequest):
+        _start(draft, message)
+    elif state is not None and not state.finished:
+        _HANDLERS[type(message)](draft, message)
+        if draft.events:
+            _proceed(draft)
+    return Decision(tuple(draft.events), draft.state_or_none, draft.definitions)
 
 
 def abandon(plan: Plan, state: ExecutionState | None, request: StartRequest, now: float, error: ErrorInfo) -> Decision:
@@ -93,9 +119,42 @@ def stillborn(request: StartRequest, now: float, error: ErrorInfo) -> tuple[Even
 def _start(draft: Draft, message: StartRequest) -> None:
     if draft.state_or_none is not None:
         return
-    draft.emit(ExecutionStarted(message, deadline=draft.now + draft.plan.timeout_s))
-    draft.worklist.extend(draft.plan.roots)
+    plan, problem = draft.plan, None
+    if message.parent is not None and not message.parent.inline:
+        message, problem = _checked(draft, message)
+    time_s = HELD_S_MAX if plan.gates else plan.timeout_s
+    limit = draft.now + time_s if message.deadline is None else min(draft.now + time_s, message.deadline)
+    draft.emit(ExecutionStarted(message, deadline=limit))
+    if problem is not None:
+        ending.begin(draft, "failed", problem, stop_cleanup=True)
+    elif plan.gates:
+        steering.enter(draft)
+    else:
+        draft.worklist.extend(plan.roots)
     _proceed(draft)
+
+
+def _checked(draft: Draft, message: StartRequest) -> tuple[StartRequest, ErrorInfo | None]:
+    """Check the input that a parent gives, and fill in what it leaves out. The api has done so for all others.
+
+    Raises:
+        BlobNeeded: a part of it that has a schema is claim-checked.
+    """
+    definition, given = draft.plan.definition, message.input
+    if not definition.inputs and not given.data:
+        return message, None
+    value = value_of(given, draft.loaded)
+    if isinstance(value, BlobRef):
+        raise BlobNeeded(frozenset((value,)))
+    if isinstance(value, Payload):
+        raise BlobNeeded(frozenset(value.refs.values()))
+    try:
+        complete_value = complete_input(definition, value)
+    except InputInvalid as error:
+        return message, ErrorInfo("input_invalid", "client_error", f"its input is refused: {error}")
+    if not given.refs and complete_value == given.data:
+        return message, None
+    return msgspec.structs.replace(message, input=Payload(complete_value)), None
 
 
 def _result(draft: Draft, message: StepResult) -> None:
@@ -104,61 +163,64 @@ def _result(draft: Draft, message: StepResult) -> None:
     step = draft.plan.steps[message.step]
     recorded: dict[str, Any] = {
         "attempt": message.attempt,
-        "item": message.item,
         "started_at": message.started_at,
         "finished_at": message.finished_at,
         "usage": message.usage,
         "runner": message.runner,
     }
-    if message.error is None:
-        draft.emit(StepCompleted(step.id, output=message.output, **recorded))
-        settled(draft, step, message.item)
+    if message.error is not None:
+        _failed_attempt(draft, step, message.item, message.error, recorded)
+    elif step.repeat is not None:
+        iterated(draft, step, step.repeat, message.item, message.output, recorded, cached=message.cached)
     else:
-        _failed_attempt(draft, step, message.error, recorded)
-    _proceed(draft)
+        complete(draft, step, message.item, message.output, cached=message.cached, **recorded)
+    _check_budget(draft)
 
 
-def _failed_attempt(draft: Draft, step: PlannedStep, error: ErrorInfo, recorded: dict[str, Any]) -> None:
-    item, attempt = recorded["item"], recorded["attempt"]
+def _check_budget(draft: Draft) -> None:
+    """End the execution when more was spent than it may. What a single call may cost is the runners' affair."""
+    left = remaining_budget(draft.plan, draft.state)
+    if left is not None and left <= 0 and draft.state.spent.calls:
+        problem = f"the execution has spent {draft.state.spent.cost_usd} US dollars, which is its budget"
+        ending.begin(draft, "failed", ErrorInfo("budget_exceeded", "budget_exceeded", problem))
+
+
+def _failed_attempt(
+    draft: Draft, step: PlannedStep, item: int | None, error: ErrorInfo, recorded: dict[str, Any]
+) -> None:
+    attempt = recorded["attempt"]
     if draft.may_start(step):
         seed = f"{draft.state.execution_id}/{attempt_key(step.id, item, attempt)}"
-        at = next_attempt_at(step.retry, attempt, error, draft.now, seed)
+        tried = attempt - draft.state.step(step.id).unit(item).base
+        at = next_attempt_at(step.retry, tried, error, draft.now, seed)
         if at is not None:
-            draft.emit(StepRetryScheduled(step.id, at=at, error=error, **recorded))
+            draft.emit(StepRetryScheduled(step.id, at=at, error=error, item=item, **recorded))
             return
-    fail(draft, step, error=error, **recorded)
+    fail(draft, step, item, error, **recorded)
 
 
 def _timer(draft: Draft, message: TimerFired) -> None:
-    state = draft.state_or_none
-    if state is None or state.finished:
-        return
+    state = draft.state
     if message.kind == "execution_timeout":
         if draft.now >= state.deadline:
             ending.time_out(draft)
-            _proceed(draft)
         return
     work = state.step(message.step).unit(message.item)
-    if work.status != "waiting" or work.attempt != message.attempt or draft.now < work.due:
-        return
-    resume(draft, draft.plan.steps[message.step], message.item)
-    _proceed(draft)
+    is_due = work.status == "waiting" and work.waits_for != "breakpoint" and draft.now >= work.due
+    if is_due and work.attempt == message.attempt:
+        resume(draft, draft.plan.steps[message.step], message.item)
 
 
 def _cancel(draft: Draft, message: CancelRequest) -> None:
-    state = draft.state_or_none
-    if state is None or state.finished or state.cancel_id == message.id:
-        return
-    ending.cancel(draft, message)
-    _proceed(draft)
+    if draft.state.cancel_id != message.id:
+        ending.cancel(draft, message)
 
 
 def _is_current(draft: Draft, step_id: str, item: int | None, attempt: int) -> bool:
     """The fence of results: only the attempt that runs now may speak for its unit."""
-    state = draft.state_or_none
-    if state is None or state.finished:
+    if step_id not in draft.plan.steps:
         return False
-    step = state.step(step_id)
+    step = draft.state.step(step_id)
     if item is None and step.is_expanded:  # the whole of a `for_each` step is never attempted, only its items
         return False
     work = step.unit(item)
@@ -176,8 +238,13 @@ def _proceed(draft: Draft) -> None:
 
 
 _HANDLERS: dict[type, Callable[[Draft, Any], None]] = {
-    StartRequest: _start,
     StepResult: _result,
     TimerFired: _timer,
     CancelRequest: _cancel,
+    PauseRequest: steering.pause,
+    ResumeRequest: steering.resume,
+    ContinueRequest: steering.go_on,
+    Admission: steering.admission,
+    SignalRequest: take_signal,
+    VerdictRequest: give_verdict,
 }

@@ -18,7 +18,9 @@ class Draft:
     """Collects events; each is applied to the state as it is emitted, so later rules see it.
 
     `worklist` holds steps one of whose needs has just settled. `scheduled` counts attempts handed out in this decision.
-    `memo` remembers the lists of `for_each` steps, by step id: they never change once they can be read.
+    `memo` remembers the lists of `for_each` steps, by step id: they never change once they can be read. `definitions`
+    are those of dynamic plans, by content hash: they must be stored before the events are. `crowded` says that the
+    workspace has more than its share of work under way.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Draft:
         evaluate: Evaluate,
         loaded: Loaded,
         memo: dict[str, list[Any]],
+        crowded: bool = False,
     ) -> None:
         self.plan = plan
         self.state_or_none = state
@@ -36,6 +39,8 @@ class Draft:
         self.evaluate = evaluate
         self.loaded = loaded
         self.memo = memo
+        self.crowded = crowded
+        self.definitions: dict[str, bytes] = {}
         self.events: list[Event] = []
         self.worklist: deque[str] = deque()
         self.scheduled = 0
@@ -51,6 +56,11 @@ class Draft:
         """Add an event, and apply it."""
         self.state_or_none = evolve(self.plan, self.state_or_none, event, self.now)
         self.events.append(event)
+
+    def latest(self, deadline: float) -> float:
+        """Return a deadline, but no later than the one that the parent sets."""
+        limit = self.state.request.deadline
+        return deadline if limit is None else min(deadline, limit)
 
     def may_start(self, step: PlannedStep) -> bool:
         """Whether an attempt of `step` may still begin: once the outcome is settled, only cleanup does."""

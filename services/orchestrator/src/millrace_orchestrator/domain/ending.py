@@ -33,12 +33,16 @@ def error_of_step(step_id: str, item: int | None, error: ErrorInfo) -> ErrorInfo
     return ErrorInfo(code=error.code, category=error.category, message=error.message, detail=detail)
 
 
-def begin(draft: Draft, outcome: FinalStatus, error: ErrorInfo) -> None:
-    """Settle the outcome, unless it is settled already, and whatever may no longer start."""
+def begin(draft: Draft, outcome: FinalStatus, error: ErrorInfo, *, stop_cleanup: bool = False) -> None:
+    """Settle the outcome, unless it is settled already, and whatever may no longer start.
+
+    An execution that is still held at a gate has begun nothing, so there is nothing to clean up either.
+    """
     if draft.state.outcome is not None:
         return
+    stop_cleanup |= draft.state.is_held
     draft.emit(ExecutionEnding(outcome, deadline=draft.now + draft.plan.timeout_s, error=error))
-    _sweep(draft, stop_running=outcome != "failed", stop_cleanup=False)
+    _sweep(draft, stop_running=outcome != "failed", stop_cleanup=stop_cleanup)
 
 
 def cancel(draft: Draft, message: CancelRequest) -> None:

@@ -18,7 +18,7 @@ def scope_of(plan: Plan, state: ExecutionState, loaded: Loaded, item: tuple[int,
     """Return the root names of an expression. `item` is (index, value) under `for_each`."""
     request = state.request
     scope: dict[str, Any] = {
-        "inputs": _value(request.input, loaded),
+        "inputs": value_of(request.input, loaded),
         "steps": _Steps(plan, state, loaded),
         "execution": {
             "id": request.execution_id,
@@ -47,7 +47,7 @@ class _Steps(Mapping[str, dict[str, Any]]):
             raise KeyError(step_id)
         work = self._state.step(step_id).work
         return {
-            "output": _value(work.output, self._loaded),
+            "output": value_of(work.output, self._loaded),
             "status": work.status,
             "error": error_value(work),
         }
@@ -66,7 +66,7 @@ def error_value(work: Work) -> dict[str, Any] | None:
     return {"code": work.error.code, "category": work.error.category, "message": work.error.message}
 
 
-def _value(payload: Payload, loaded: Loaded) -> Any:
+def value_of(payload: Payload, loaded: Loaded) -> Any:
     """Return a payload as a value of a scope: what was loaded is in place, the rest stays a reference."""
     if not payload.refs:
         return payload.data

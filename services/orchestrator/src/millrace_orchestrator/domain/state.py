@@ -13,7 +13,16 @@ from typing import Literal
 import immutables
 import msgspec
 
-from millrace_shared.messages import NOTHING, ErrorInfo, FinalStatus, StartRequest
+from millrace_shared.messages import (
+    NOTHING,
+    ErrorInfo,
+    ExecutionHeld,
+    FinalStatus,
+    SignalReceived,
+    StartRequest,
+    Usage,
+    WaitReason,
+)
 from millrace_shared.values import Payload
 
 StepStatus = Literal[
@@ -29,18 +38,43 @@ Unit = tuple[str, int | None]
 class Work(msgspec.Struct, frozen=True):
     """One unit that is attempted: a step, or one item of a `for_each` step.
 
-    `due` is when a waiting unit goes on, in Unix seconds: its next attempt, or the end of a `wait` step.
-    `queue_position` is its place in the queue, or -1. The work of an expanded `for_each` step stands for the whole; in
-    the queue it means "the next item".
+    The work of an expanded `for_each` step stands for the whole; in the queue it means "the next item".
+
+    Attributes:
+        status: where it is; `tables.py` says what may follow.
+        attempt: the attempt that runs, or ran last. Iterations of a `repeat` count on.
+        base: the last attempt of the iteration before: retries are counted from there.
+        iteration: how many iterations have completed, and another one followed.
+        previous: the output of the last of these.
+        input: what the attempts of this iteration are given, but for `secrets` (see `StepScheduled`).
+        is_resolved: `input` was settled at a breakpoint, before the first attempt.
+        due: when a waiting unit goes on, in Unix seconds.
+        waits_for: what a waiting unit waits for; None: for its next attempt.
+        at: when the attempt was handed out, in Unix seconds.
+        plan: content hash of the definition that an attempt of a `plan` step runs.
+        cache: key of its result in the result cache.
+        reuse: what the child of the attempt takes over (see `StartRequest`).
+        crowded: the attempt went to the lane behind the others.
+        queue_position: its place in the queue, or -1.
     """
 
     status: StepStatus = "pending"
     attempt: int = 0
+    base: int = 0
+    iteration: int = 0
+    previous: Payload = NOTHING
     input: Payload = NOTHING
     secrets: dict[str, tuple[str, ...]] = {}
+    is_resolved: bool = False
     output: Payload = NOTHING
     error: ErrorInfo | None = None
     due: float = 0.0
+    waits_for: WaitReason | None = None
+    at: float = 0.0
+    plan: str = ""
+    cache: str = ""
+    reuse: Payload = NOTHING
+    crowded: bool = False
     queue_position: int = -1
 
 
@@ -84,17 +118,43 @@ class StepState(msgspec.Struct, frozen=True):
 UNTOUCHED_STEP = StepState()
 
 
+class Pause(msgspec.Struct, frozen=True):
+    """A pause: whose, since when (Unix seconds), and the deadline that it put off. It stays known when it has ended."""
+
+    id: str
+    since: float
+    deadline: float
+
+
 class ExecutionState(msgspec.Struct, frozen=True):
     """One execution.
 
-    `running` counts units that a runner has; `settled` counts steps. `queue` holds the units that wait for a free
-    place, by position: the lowest is next. `outcome` is set as soon as it is known how the execution will end;
-    `finished` when it has.
+    Attributes:
+        request: what it was accepted with.
+        deadline: when it is timed out, in Unix seconds.
+        started_at: when its log began.
+        finished_at: when it ended.
+        version: how many transitions its log has.
+        steps: those that something has happened to.
+        settled: how many of them have settled.
+        running: how many units are under way: a runner has them, or a child execution.
+        queue: the units that wait for a free place, by position: the lowest is next.
+        gates: the gates of flow control that it has come to, in order.
+        is_held: whether it waits at the last of them.
+        pause: the last pause.
+        is_paused: whether that still lasts.
+        signals: signals that nobody has waited for yet, oldest first.
+        signal_ids: all that ever came: a repeated one is told by its id.
+        spent: what its steps, and those of its children, have used.
+        output: its results, once it has completed.
+        outcome: how it will end, as soon as that is known.
+        finished: whether it has.
     """
 
     request: StartRequest
     deadline: float
     started_at: float
+    finished_at: float = 0.0
     version: int = 0
     steps: immutables.Map[str, StepState] = immutables.Map()
     settled: int = 0
@@ -102,6 +162,14 @@ class ExecutionState(msgspec.Struct, frozen=True):
     queue: immutables.Map[int, Unit] = immutables.Map()
     queue_head: int = 0
     queue_tail: int = 0
+    gates: tuple[ExecutionHeld, ...] = ()
+    is_held: bool = False
+    pause: Pause | None = None
+    is_paused: bool = False
+    signals: tuple[SignalReceived, ...] = ()
+    signal_ids: immutables.Map[str, bool] = immutables.Map()
+    spent: Usage = Usage()
+    output: Payload = NOTHING
     outcome: FinalStatus | None = None
     error: ErrorInfo | None = None
     cancel_id: str | None = None
@@ -111,6 +179,11 @@ class ExecutionState(msgspec.Struct, frozen=True):
     def execution_id(self) -> str:
         """The execution's id."""
         return self.request.execution_id
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether anything may begin now: neither a pause nor a gate is in the way."""
+        return not (self.is_paused or self.is_held)
 
     def step(self, step_id: str) -> StepState:
         """Return a step's state; one that nothing has happened to is pending."""

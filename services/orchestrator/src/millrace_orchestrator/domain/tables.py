@@ -14,17 +14,23 @@ from millrace_shared import messages
 
 UNIT: Final[dict[tuple[StepStatus, type], StepStatus]] = {
     # A unit that runs once: a step without `for_each`, or one item.
+    ("pending", messages.StepReused): "completed",
     ("pending", messages.StepQueued): "queued",
     ("pending", messages.StepScheduled): "running",
     ("queued", messages.StepScheduled): "running",
     ("waiting", messages.StepQueued): "queued",  # its retry is due, and no place is free
     ("pending", messages.StepWaiting): "waiting",
+    ("waiting", messages.StepWaiting): "waiting",  # a breakpoint is over, and the step itself waits
+    ("waiting", messages.StepScheduled): "running",  # a breakpoint is over
+    ("running", messages.StepIterated): "pending",  # another iteration of its `repeat` follows
     ("running", messages.StepRetryScheduled): "waiting",
     ("pending", messages.StepCompleted): "completed",  # a transform, decided on the spot
     ("running", messages.StepCompleted): "completed",
     ("waiting", messages.StepCompleted): "completed",  # a wait that is over
     ("pending", messages.StepFailed): "failed",  # its condition or its input could not be evaluated
     ("queued", messages.StepFailed): "failed",
+    ("queued", messages.StepReused): "completed",
+    ("waiting", messages.StepFailed): "failed",  # rejected, or nobody came in time
     ("running", messages.StepFailed): "failed",
     ("pending", messages.StepSkipped): "skipped",
     ("pending", messages.StepCancelled): "cancelled",
@@ -36,6 +42,7 @@ UNIT: Final[dict[tuple[StepStatus, type], StepStatus]] = {
 FOR_EACH: Final[dict[tuple[StepStatus, type], StepStatus]] = {
     # The whole of a `for_each` step: running from its expansion until its last item has settled.
     ("pending", messages.StepExpanded): "running",
+    ("waiting", messages.StepExpanded): "running",  # a breakpoint is over
     ("running", messages.StepCompleted): "completed",
     ("running", messages.StepFailed): "failed",
     ("running", messages.StepCancelled): "cancelled",
