@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from millrace_orchestrator.adapters.dispatcher import Dispatcher
+from millrace_orchestrator.adapters.gatekeeper import Gatekeeper
 from millrace_orchestrator.adapters.inbox import Inbox
 from millrace_orchestrator.adapters.journal import Journal
 from millrace_orchestrator.adapters.plans import Plans
@@ -14,7 +15,9 @@ from millrace_orchestrator.adapters.sweeper import Sweeper
 from millrace_orchestrator.adapters.timers import ShortTimers
 from millrace_orchestrator.decider import Decider
 from millrace_orchestrator.domain.fairness import Crowds
+from millrace_orchestrator.dormitory import Dormitory
 from millrace_orchestrator.engine import Engine
+from millrace_orchestrator.leases import Leases
 from millrace_orchestrator.settings import OrchestratorSettings
 from millrace_shared.blobs import Blobs
 from millrace_shared.bus.connection import Connection, connect
@@ -38,14 +41,15 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
         plans = Plans(connection, publisher)
         with BoundedEvaluator() as evaluator:
             journal = Journal(connection, publisher, plans)
-            decider = Decider(journal, plans, Blobs(settings.blobs), evaluator.evaluate)
-            crowds = Crowds()
-            engine = Engine(journal, decider, publisher, crowds, settings.orchestrator_cache_max)
+            crowds, leases = Crowds(), Leases(publisher)
+            horizon_s = settings.orchestrator_timer_horizon_s
+            decider = Decider(journal, plans, Blobs(settings.blobs), evaluator.evaluate, crowds)
+            dormitory = Dormitory(connection, publisher, leases, horizon_s)
+            engine = Engine(journal, decider, publisher, leases, dormitory, crowds, settings.orchestrator_cache_max)
             engine.timers = timers = ShortTimers(engine.timer_fired)
             engine.inbox = Inbox(connection, engine)
-            engine.dispatcher = Dispatcher(
-                connection, publisher, timers, engine.release, settings.orchestrator_timer_horizon_s
-            )
+            gatekeeper = Gatekeeper(connection, publisher)
+            engine.dispatcher = Dispatcher(connection, publisher, timers, gatekeeper, engine.release, horizon_s)
             ops = OpsServer(
                 settings.ops_host,
                 settings.ops_port,
@@ -63,6 +67,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
                 await sweeper.stop()
                 await engine.inbox.stop()
                 await engine.stop()
+                await gatekeeper.stop()
                 timers.stop()
                 await ops.stop()
     finally:

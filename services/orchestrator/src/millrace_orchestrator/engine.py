@@ -14,6 +14,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.dispatcher import Dispatcher
@@ -21,16 +22,18 @@ from millrace_orchestrator.adapters.inbox import Arrival, Inbox, is_start
 from millrace_orchestrator.adapters.journal import Append, Execution, Journal
 from millrace_orchestrator.adapters.timers import ShortTimers
 from millrace_orchestrator.decider import Decider
+from millrace_orchestrator.domain.commands import Arm
 from millrace_orchestrator.domain.fairness import Crowds
+from millrace_orchestrator.dormitory import Dormitory
 from millrace_orchestrator.errors import EngineStopped
 from millrace_orchestrator.intake import Intake
+from millrace_orchestrator.leases import Leases
 from millrace_orchestrator.turn import Turn
 from millrace_shared import subjects
 from millrace_shared.bus.dead import bury
 from millrace_shared.bus.errors import WrongLastSequence
-from millrace_shared.bus.publisher import Outgoing, Publisher
+from millrace_shared.bus.publisher import Publisher
 from millrace_shared.bus.pull import Delivery
-from millrace_shared.bus.streams import LEASE_DELIVERIES_MAX
 from millrace_shared.codec import decode_inbox, encode
 from millrace_shared.errors import MessageInvalid, MillraceError, RetryableError
 from millrace_shared.ids import partition_of
@@ -57,18 +60,21 @@ class Engine:
         journal: Journal,
         decider: Decider,
         publisher: Publisher,
+        leases: Leases,
+        dormitory: Dormitory,
         crowds: Crowds,
         cache_max: int,
     ) -> None:
         self._journal = journal
         self._decider = decider
         self._publisher = publisher
+        self._leases = leases
+        self._dormitory = dormitory
         self._crowds = crowds
         self._cache_max = cache_max
         self._intake = Intake()
         self._executions: OrderedDict[str, Execution] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
-        self._leases: dict[str, Delivery] = {}
         self._task: asyncio.Task[None] | None = None
         self.inbox: Inbox
         self.dispatcher: Dispatcher
@@ -85,8 +91,7 @@ class Engine:
         Believing otherwise would be harmless, since the fence of the log decides, but it would be work in vain.
         """
         self.inbox.release(partition, self._intake.forget(partition))
-        for execution_id in [one for one in self._leases if partition_of(one) == partition]:
-            del self._leases[execution_id]
+        self._leases.lose(partition)
         for execution_id in [one for one in self._executions if partition_of(one) == partition]:
             del self._executions[execution_id]
         self._crowds.lose(partition)
@@ -98,9 +103,7 @@ class Engine:
 
     def release(self, execution_id: str) -> None:
         """The execution has ended: it is active no longer."""
-        lease = self._leases.pop(execution_id, None)
-        if lease is not None:
-            lease.ack()
+        self._leases.release(execution_id)
         self._executions.pop(execution_id, None)
         self._crowds.forget(execution_id)
         self._finished[execution_id] = None
@@ -208,40 +211,48 @@ class Engine:
                 if isinstance(event, ExecutionFinished):
                     metrics.finished[event.status].inc()
             if turn.after is not None:
-                turn.after = Execution(turn.after.plan, turn.after.state, result, turn.after.memo)
+                turn.after = replace(turn.after, sequence=result)
 
     async def _perform(self, turns: Sequence[Turn]) -> None:
+        await self._dormitory.wake([turn for turn in turns if turn.failed is None])
         committed = [turn for turn in turns if turn.failed is None]
+        tired = [turn for turn in committed if self._dormitory.is_for(turn)]
+        asleep = {turn.execution_id for turn in tired}
         for turn in committed:
+            if turn.execution_id in asleep:
+                continue
             if turn.after is not None:
                 self._remember(turn.execution_id, turn.after)
+            ends = turn.after is None or turn.after.state is None or turn.after.state.finished
             for arrival, message in turn.arrivals:
                 if isinstance(message, StartRequest) and arrival.delivery is not None:
-                    await self._hold(turn.execution_id, arrival.delivery)
+                    await self._leases.hold(turn.execution_id, arrival.delivery, ends=ends)
         try:
-            await self.dispatcher.perform(command for turn in committed for command in turn.commands)
+            await self.dispatcher.perform(
+                command
+                for turn in committed
+                for command in turn.commands
+                if not (isinstance(command, Arm) and turn.execution_id in asleep)
+            )
         except MillraceError as error:
             log.warning("commands of %d executions not performed, they will be: %s", len(committed), error)
             for turn in committed:
                 turn.failed = turn.failed or error
+            return
+        await self._dormitory.put_to_sleep(tired)
+        for execution_id in asleep:
+            self._forget(execution_id)
+
+    def _forget(self, execution_id: str) -> None:
+        self._executions.pop(execution_id, None)
+        self._crowds.forget(execution_id)
+        self.timers.forget(execution_id)
 
     def _remember(self, execution_id: str, execution: Execution) -> None:
         self._executions[execution_id] = execution
         self._executions.move_to_end(execution_id)
         if execution.state is not None:
             self._crowds.note(execution_id, execution.state.request.workspace, execution.state.running)
-
-    async def _hold(self, execution_id: str, lease: Delivery) -> None:
-        """Keep a start message unacknowledged until the execution ends; put a new one in place of an old one."""
-        if lease.delivered_count >= LEASE_DELIVERIES_MAX and execution_id not in self._finished:
-            try:
-                await self._publisher.publish(Outgoing(lease.subject, lease.payload))
-            except MillraceError as error:
-                log.warning("the lease on %s is renewed later: %s", execution_id, error)
-            else:
-                lease.ack()
-                return
-        self._leases[execution_id] = lease
 
     def _acknowledge(self, turn: Turn) -> None:
         if turn.failed is not None:

@@ -15,6 +15,8 @@
 | `millrace_orchestrator_logs_folded_total` | counter | executions read from their log because they were not in memory |
 | `millrace_orchestrator_reemitted_total` | counter | commands given again after a takeover or a redelivery |
 | `millrace_orchestrator_takeovers_total` | counter | partitions scanned for active executions |
+| `millrace_orchestrator_leases_put_total{why}` | counter | leases put anew: `renewed` ones that are old, `woken` ones |
+| `millrace_orchestrator_fell_asleep_total` | counter | executions forgotten because all they wait for is elsewhere |
 | `millrace_orchestrator_dead_letters_total` | counter | messages that could not be processed |
 | `millrace_orchestrator_swept_total` | counter | inbox messages removed because everybody has acknowledged them |
 | `millrace_orchestrator_cached_executions` | gauge | executions in memory |
@@ -51,6 +53,8 @@ gates_contended = Counter(f"{_PREFIX}_gates_contended_total", "Changes of gates 
 logs_folded = Counter(f"{_PREFIX}_logs_folded_total", "Executions read from their log.")
 reemitted = Counter(f"{_PREFIX}_reemitted_total", "Commands given again after a takeover or a redelivery.")
 takeovers = Counter(f"{_PREFIX}_takeovers_total", "Partitions scanned for active executions.")
+_leases_put = Counter(f"{_PREFIX}_leases_put_total", "Leases put anew.", ["why"])
+fell_asleep = Counter(f"{_PREFIX}_fell_asleep_total", "Executions forgotten because all they wait for is elsewhere.")
 dead_letters = Counter(f"{_PREFIX}_dead_letters_total", "Messages that could not be processed.")
 swept = Counter(f"{_PREFIX}_swept_total", "Inbox messages removed because everybody has acknowledged them.")
 cached_executions = Gauge(f"{_PREFIX}_cached_executions", "Executions in memory.")
@@ -63,3 +67,4 @@ gate_verdicts = {
     for rule in get_args(Rule)
     for kind in get_args(NoticeKind)
 }
+leases_put = {why: _leases_put.labels(why=why) for why in ("renewed", "woken")}

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from millrace_orchestrator import engine as engine_module
-from millrace_orchestrator import metrics
+from millrace_orchestrator import leases, metrics
 from millrace_orchestrator.adapters import inbox as inbox_module
 from millrace_orchestrator.adapters.inbox import Arrival, active_starts
 from millrace_shared import subjects
@@ -70,6 +69,7 @@ async def test_a_stopped_process_that_wakes_up_changes_nothing_and_loses_nothing
     execution = await bus.start(await bus.define(steps))
     await bus.has_queued(execution, "a@1")  # the first has it in memory
     await start_process()
+    await bus.redeliver_after(1.0)  # the lease: whoever finishes it may not be who it was delivered to
     first.send(signal.SIGSTOP)
     try:
         await bus.perform(execution, "a", 1)
@@ -166,7 +166,7 @@ async def test_work_that_is_queued_already_keeps_nobody(
 async def test_an_old_lease_is_renewed_at_the_end_of_the_stream(
     bus: Any, start_engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "LEASE_DELIVERIES_MAX", 3)
+    monkeypatch.setattr(leases, "LEASE_DELIVERIES_MAX", 3)
     await start_engine()
     await bus.redeliver_after(0.05)
     execution = await bus.start(await bus.define({"a": PY}))

@@ -143,7 +143,7 @@ async def test_plans_that_are_used_least_make_room(
     bus: Any, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plans_module, "CACHE_MAX", 2)
-    plans = Plans(bus.connection)
+    plans = Plans(bus.connection, bus.publisher)
     one, two, three = [await bus.define({step: PY}) for step in "abc"]
     for plan_hash in (one, two, one, three, one):
         await plans.get(plan_hash)
@@ -153,7 +153,7 @@ async def test_plans_that_are_used_least_make_room(
 
 
 async def test_a_plan_that_many_ask_for_at_once_is_compiled_once(bus: Any, compiled: list[str]) -> None:
-    plans = Plans(bus.connection)
+    plans = Plans(bus.connection, bus.publisher)
     plan_hash = await bus.define({"a": PY})
     found = await asyncio.gather(*(plans.get(plan_hash) for _ in range(50)))
     assert len(compiled) == 1
@@ -161,7 +161,7 @@ async def test_a_plan_that_many_ask_for_at_once_is_compiled_once(bus: Any, compi
 
 
 async def test_a_plan_that_is_missing_is_looked_for_again(bus: Any) -> None:
-    plans = Plans(bus.connection)
+    plans = Plans(bus.connection, bus.publisher)
     missing = content_hash(canonical_json(WorkflowDefinition.model_validate({"name": "wf", "steps": {"late": PY}})))
     with pytest.raises(DefinitionMissing, match="save the workflow again"):
         await plans.get(missing)

@@ -24,8 +24,8 @@ INBOX_GROUP = "holder"
 INBOX_BACKOFF_S = (2.0, 30.0, 120.0, 600.0)
 """When an unacknowledged inbox message comes again. An execution's start message stays unacknowledged until it ends, so
 this is also how often a running execution is looked at again although nothing happened (ADR 0004)."""
-LEASE_DELIVERIES_MAX = 8
-"""A start message that was delivered this often (it is about 45 minutes old) is replaced by a new one at the end of the
+LEASE_DELIVERIES_MAX = 5
+"""A start message that was delivered this often (it is about 12 minutes old) is replaced by a new one at the end of the
 stream, so that what is active always lies in the stream's recent part, however long it runs."""
 WORK_ACK_WAIT_S = 4.0
 """A runner that has not acknowledged, or reported progress, for this long loses the attempt to another."""
@@ -84,7 +84,12 @@ STREAMS: tuple[Stream, ...] = (
     Stream(
         "TIMERS",
         ("timer.set.*.*.*", "timer.fire.*.*.*", "timer.cron.*.*", "timer.tick.*.*"),
-        extra={"allow_msg_schedules": True, "allow_rollup_hdrs": True, "allow_msg_ttl": True},
+        extra={
+            "allow_msg_schedules": True,
+            "allow_rollup_hdrs": True,
+            "allow_msg_ttl": True,
+            "allow_atomic": True,  # what falls asleep in one tick sets its timers with one fsync
+        },
     ),
     Stream(
         "INBOX",

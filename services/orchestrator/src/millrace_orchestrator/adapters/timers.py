@@ -15,8 +15,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from millrace_shared import subjects
-from millrace_shared.bus import headers
 from millrace_shared.bus.connection import Connection
+from millrace_shared.bus.publisher import Outgoing
 from millrace_shared.codec import encode
 from millrace_shared.ids import attempt_key, partition_of
 from millrace_shared.messages import TimerFired
@@ -102,15 +102,19 @@ def long_timer_ids(key: str) -> tuple[str, ...]:
     return f"retry-{key}", f"wait-{key}"
 
 
-def schedule_long(connection: Connection, due: float, fired: TimerFired, reply: str = "") -> None:
-    """Have the NATS server publish `fired` into the inbox at `due` (Unix seconds)."""
+def scheduled(due: float, fired: TimerFired) -> Outgoing:
+    """Return the message that has the NATS server publish `fired` into the inbox at `due` (Unix seconds)."""
     at = datetime.fromtimestamp(due, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     timer_id = long_timer_id(fired)
-    block = headers.build(
-        {
-            "Nats-Schedule": f"@at {at}",
-            "Nats-Schedule-Target": subjects.timer_fire(fired.execution_id, timer_id),
-            "Nats-Schedule-TTL": f"{FIRED_TTL_S}s",
-        }
-    )
-    connection.send(subjects.timer_set(fired.execution_id, timer_id), encode(fired), reply, block)
+    schedule = {
+        "Nats-Schedule": f"@at {at}",
+        "Nats-Schedule-Target": subjects.timer_fire(fired.execution_id, timer_id),
+        "Nats-Schedule-TTL": f"{FIRED_TTL_S}s",
+    }
+    return Outgoing(subjects.timer_set(fired.execution_id, timer_id), encode(fired), extra=schedule)
+
+
+def schedule_long(connection: Connection, due: float, fired: TimerFired) -> None:
+    """Have the NATS server publish `fired` at `due`, without waiting for it to say so."""
+    message = scheduled(due, fired)
+    connection.send(message.subject, message.payload, headers=message.headers())

@@ -1,0 +1,204 @@
+"""Executions that wait leave memory and give back their leases, and nothing that they wait for is lost."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from millrace_orchestrator.adapters.inbox import Arrival, active_starts
+from millrace_orchestrator.domain import dormancy
+from millrace_shared import subjects
+from millrace_shared.codec import encode
+from millrace_shared.ids import partition_of
+from millrace_shared.messages import SignalRequest, StepCompleted, StepWaiting, TimerFired, VerdictRequest
+
+PY = {"python": "m:f"}
+APPROVAL = {"ok": {"approval": {"message": "Go on?", "deadline": "1h"}}, "a": {**PY, "needs": ["ok"]}}
+
+
+@pytest.fixture(autouse=True)
+async def soon_asleep(bus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases are looked at again all the time, and who is quiet for a moment may sleep."""
+    monkeypatch.setattr(dormancy, "ASLEEP_AFTER_S", 0.3)
+    monkeypatch.setattr(dormancy, "AWAKE_AFTER_S", 0.1)
+    bus.often = 0.2
+
+
+async def start(bus: Any, start_engine: Any, steps: dict[str, Any], **settings: Any) -> tuple[Any, str]:
+    engine = await start_engine(**settings)
+    await bus.redeliver_after(bus.often)
+    return engine, await bus.start(await bus.define(steps, limits={"timeout": "1d"}))
+
+
+async def asleep(bus: Any, execution: str) -> None:
+    """Wait until no lease on the execution is left."""
+    await bus.event(execution, StepWaiting)
+    await bus.unacknowledged(execution, 0)
+
+
+async def schedules(bus: Any, execution: str) -> set[str]:
+    stored = await bus.stored("TIMERS", subjects.timer_set(execution, "*"))
+    return {one.subject.rsplit(".", 1)[1].partition("-")[0] for one in stored}
+
+
+def verdict(execution: str) -> VerdictRequest:
+    return VerdictRequest(execution, "v1", "ok", approved=True, requested_by="somebody")
+
+
+async def test_who_waits_for_a_verdict_is_forgotten_and_woken_by_it(bus: Any, start_engine: Any) -> None:
+    engine, execution = await start(bus, start_engine, APPROVAL)
+    await asleep(bus, execution)
+    assert execution not in engine._executions
+    assert execution not in engine._leases
+    assert execution not in engine.timers._of_execution
+    assert await schedules(bus, execution) == {"wait", "execution_timeout"}
+
+    await bus.send(execution, verdict(execution))
+    await bus.has_queued(execution, "a@1")
+    await bus.unacknowledged(execution, 1)  # the new lease
+    assert execution in engine.timers._of_execution, "its deadline is watched in memory again"
+    assert await schedules(bus, execution) == set()
+    await bus.perform(execution, "a")
+    assert (await bus.ended(execution)).status == "completed"
+    await bus.unacknowledged(execution, 0)
+
+
+async def test_it_is_woken_after_everybody_who_knew_of_it_was_killed(bus: Any, start_process: Any) -> None:
+    first = await start_process()
+    await bus.redeliver_after(1.0)
+    execution = await bus.start(await bus.define(APPROVAL, limits={"timeout": "1d"}))
+    await bus.event(execution, StepWaiting)
+    first.send(signal.SIGKILL)
+    await first.exit_status()
+    await start_process()
+    await bus.send(execution, verdict(execution))
+    await bus.perform(execution, "a")
+    assert (await bus.ended(execution)).status == "completed"
+    await bus.unacknowledged(execution, 0)
+
+
+async def test_a_timer_wakes_it(bus: Any, start_engine: Any) -> None:
+    steps = {"w": {"wait": {"delay": "3s"}}, "a": {**PY, "needs": ["w"]}}
+    _, execution = await start(bus, start_engine, steps, orchestrator_timer_horizon_s=1.0)
+    await asleep(bus, execution)
+    await bus.perform(execution, "a")
+    assert (await bus.ended(execution)).status == "completed"
+    await bus.unacknowledged(execution, 0)
+
+
+async def test_its_deadline_ends_it(bus: Any, start_engine: Any) -> None:
+    await start_engine(orchestrator_timer_horizon_s=1.0)
+    await bus.redeliver_after(bus.often)
+    steps = {"w": {"wait": {"signal": "never"}}}
+    execution = await bus.start(await bus.define(steps, limits={"timeout": "4s"}))
+    await asleep(bus, execution)
+    assert await schedules(bus, execution) == {"execution_timeout"}
+    assert (await bus.ended(execution)).status == "timeout"
+    await bus.unacknowledged(execution, 0)
+
+
+async def test_a_signal_that_nobody_waits_for_yet_is_kept_and_it_sleeps_again(bus: Any, start_engine: Any) -> None:
+    steps = {**APPROVAL, "b": {"wait": {"signal": "later"}, "needs": ["a"]}}
+    _, execution = await start(bus, start_engine, steps)
+    await asleep(bus, execution)
+    await bus.send(execution, SignalRequest(execution, "s1", "later"))
+    await bus.eventually(lambda: _version(bus, execution, 2), "the signal to be kept")
+    await bus.unacknowledged(execution, 0)
+    assert await schedules(bus, execution) == {"wait", "execution_timeout"}
+    await bus.send(execution, verdict(execution))
+    await bus.perform(execution, "a")
+    assert (await bus.ended(execution)).status == "completed"
+
+
+async def _version(bus: Any, execution: str, version: int) -> bool:
+    return len(await bus.log(execution)) >= version
+
+
+async def test_a_parent_sleeps_while_its_child_waits_and_is_woken_by_its_end(bus: Any, start_engine: Any) -> None:
+    steps = {"team": {"group": {"steps": {"ok": APPROVAL["ok"]}}}, "a": {**PY, "needs": ["team"]}}
+    engine, execution = await start(bus, start_engine, steps)
+    await bus.eventually(lambda: _children(bus), "the child")
+    child = (await _children(bus))[0]
+    await asleep(bus, child)
+    await bus.unacknowledged(execution, 0)
+    assert not {execution, child} & set(engine._executions)
+    await bus.send(child, verdict(child))
+    await bus.perform(execution, "a")
+    assert (await bus.ended(execution)).status == "completed"
+
+
+async def _children(bus: Any) -> list[str]:
+    starts = [one for one in await bus.stored("INBOX") if b'"parent"' in one.payload and b'"start"' in one.payload]
+    return [subjects.execution_id_of(one.subject) for one in starts]
+
+
+async def test_what_runs_stays_awake(bus: Any, start_engine: Any) -> None:
+    steps = {"ok": APPROVAL["ok"], "a": PY}
+    engine, execution = await start(bus, start_engine, steps)
+    work = await bus.take(execution, "a")
+
+    async def looked_at_often() -> bool:
+        return bool((await bus.consumer(execution))["delivered"]["consumer_seq"] > 6)
+
+    await bus.eventually(looked_at_often, "the lease to come again and again")
+    assert execution in engine._executions
+    await bus.unacknowledged(execution, 1)
+    await bus.send(execution, bus.result(work, 1))
+    await bus.event(execution, StepCompleted)
+    await asleep(bus, execution)
+
+
+async def test_a_message_whose_first_try_ended_after_the_commit_puts_the_lease(
+    bus: Any, start_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, execution = await start(bus, start_engine, APPROVAL)
+    await asleep(bus, execution)
+    put, failures = engine._leases.put, iter((RuntimeError("planted: the process dies here"),))
+
+    async def dying(requests: Any) -> Any:
+        if requests:
+            for failure in failures:
+                raise failure
+        return await put(requests)
+
+    monkeypatch.setattr(engine._leases, "put", dying)
+    await bus.send(execution, verdict(execution))
+    await bus.has_queued(execution, "a@1")
+    await bus.unacknowledged(execution, 1)
+    await bus.lose_work()
+    await bus.has_queued(execution, "a@1")  # since it has a lease, somebody looks at it again
+
+
+async def test_a_scan_that_finds_a_start_of_one_asleep_leaves_it_asleep(bus: Any, start_engine: Any) -> None:
+    engine, execution = await start(bus, start_engine, APPROVAL)
+    await asleep(bus, execution)
+    (start_,) = await bus.stored("INBOX", subjects.start(execution))
+    engine.arrive(Arrival(start_.subject, start_.payload, again=True))
+    other = await bus.start(await bus.define({"t": {"transform": 1}}))
+    await bus.ended(other)
+    assert execution not in engine._executions
+    assert execution not in engine.timers._of_execution
+
+
+async def test_the_next_scan_does_not_see_it(bus: Any, start_engine: Any, stop_engine: Any) -> None:
+    engine, execution = await start(bus, start_engine, APPROVAL)
+    await asleep(bus, execution)
+    await stop_engine(engine)
+    assert [one async for one in active_starts(bus.connection, partition_of(execution))] == []
+
+
+async def test_a_timer_that_fires_too_early_for_one_asleep_is_not_lost(bus: Any, start_engine: Any) -> None:
+    engine, execution = await start(bus, start_engine, APPROVAL)
+    await asleep(bus, execution)
+    await bus.send(execution, TimerFired(execution, "wait", "ok"))
+    await bus.eventually(lambda: _stored_starts(bus, execution, 2), "a new lease, for there is something to remember")
+    await bus.unacknowledged(execution, 0)
+    assert await schedules(bus, execution) == {"wait", "execution_timeout"}
+    assert encode(verdict(execution))
+    assert execution not in engine._executions
+
+
+async def _stored_starts(bus: Any, execution: str, count: int) -> bool:
+    return len(await bus.stored("INBOX", subjects.start(execution))) >= count
