@@ -284,7 +284,12 @@ def test_a_paused_execution_says_since_when_by_whom_and_why() -> None:
     paused = ExecutionPaused(900.0, "p", "look", "ann")
     row = execution(view_of([started()], [paused]))
     assert (row["status"], row["deadline_at"]) == ("paused", at(900))
-    assert row["paused"] == {"reason": "look", "by": "ann", "since": "1970-01-01T00:01:42Z"}
+    assert row["paused"] == {
+        "reason": "look",
+        "by": "ann",
+        "since": "1970-01-01T00:01:42Z",
+        "deadline": "1970-01-01T00:15:00Z",
+    }
     row = execution(view_of([started()], [paused], [ExecutionResumed(450.0)]))
     assert (row["status"], row["paused"], row["deadline_at"]) == ("running", None, at(450))
 
@@ -305,6 +310,13 @@ def test_an_execution_that_ends_while_it_is_held_or_paused_is_neither() -> None:
     assert (row["status"], row["held"], row["paused"]) == ("running", None, None)
     assert (row["ending"]["outcome"], row["ending"]["error"]["code"]) == ("cancelled", "broken")
     assert execution(view_of(*log, [ExecutionFinished("timeout")]))["status"] == "timeout"
+
+
+def test_a_failure_leaves_a_pause_in_place() -> None:
+    log: list[list[Event]] = [[started()], [ExecutionPaused(900.0)], [ExecutionEnding("failed", 110.0, BROKEN)]]
+    row = execution(view_of(*log))
+    assert (row["status"], row["ending"]["deadline"]) == ("paused", "1970-01-01T00:01:50Z")
+    assert execution(view_of(*log, [ExecutionResumed(450.0)]))["status"] == "running"
 
 
 def test_a_child_knows_its_parent() -> None:

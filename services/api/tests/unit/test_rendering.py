@@ -176,7 +176,7 @@ def test_where_an_execution_comes_from_and_what_keeps_it() -> None:
 def test_a_standstill_is_shown_while_it_lasts() -> None:
     columns: dict[str, Any] = {
         "held": {"gate": "g", "rule": "concurrency", "key": "", "since": "S"},
-        "paused": {"by": "ann", "reason": "", "since": "S"},
+        "paused": {"by": "ann", "reason": "", "since": "S", "deadline": "D"},
         "ending": {"outcome": "failed", "since": "S", "error": {"code": "x"}},
     }
     pending = detail(execution(status="pending", **columns), [], DEFINITION)
@@ -184,6 +184,7 @@ def test_a_standstill_is_shown_while_it_lasts() -> None:
     assert (pending["paused"], pending["ending"]) == (None, {"outcome": "failed", "since": "S"})
     paused = detail(execution(status="paused", **columns), [], DEFINITION)
     assert (paused["held"], paused["paused"]) == (None, {"by": "ann", "reason": None, "since": "S"})
+    assert paused["deadline"] == "D"
     ended = detail(execution(status="failed", **columns), [], DEFINITION)
     assert (ended["held"], ended["paused"], ended["ending"]) == (None, None, None)
 

@@ -190,7 +190,7 @@ def test_a_pause_says_by_whom_and_until_when_beside_what_still_runs() -> None:
     reasons = why(scene([StepScheduled("fetch", 1)], [paused]))
     assert [one.code for one in reasons] == ["paused", "handed_out"]
     assert reasons[0].message == (
-        'it is paused by ann ("to look at it") since 2026-01-15T10:00:03Z, at most until 2026-01-15T12:00:03Z '
+        'it is paused by ann ("to look at it") since 2026-01-15T10:00:03Z (12 s), at most until 2026-01-15T12:00:03Z '
         f"(in 119 min 48 s): POST /executions/{ID}/resume"
     )
     assert sentence(reasons) == f"{reasons[0].message} (and 1 more)"
@@ -208,9 +208,10 @@ def test_a_pause_says_by_whom_and_until_when_beside_what_still_runs() -> None:
 )
 def test_a_gate_says_how_the_line_stands(rule: str, line: Line, said: str) -> None:
     found = reason([ExecutionAdmitted("gate"), ExecutionHeld("other", rule, "acme")], held=True, line=line)
-    assert found.message.startswith(f"it waits at the gate {rule} (key acme) since 2026-01-15T10:00:02Z: ")
+    assert found.message.startswith(f"it waits at the gate {rule} (key acme) since 2026-01-15T10:00:02Z (12 s): ")
     assert said in found.message
-    assert reason(held=True).message == "it waits at the gate concurrency (key acme) since 2026-01-15T10:00:01Z"
+    alone = reason(held=True).message
+    assert alone == "it waits at the gate concurrency (key acme) since 2026-01-15T10:00:01Z (12 s)"
 
 
 def test_an_execution_that_is_ending_says_how_why_and_until_when() -> None:
@@ -218,9 +219,15 @@ def test_an_execution_that_is_ending_says_how_why_and_until_when() -> None:
     reasons = why(scene([StepScheduled("loop", 1), ExecutionEnding("failed", BEGIN + 62, broken)]))
     assert [one.code for one in reasons] == ["ending", "handed_out"]
     assert reasons[0].message == (
-        "it is ending as failed since 2026-01-15T10:00:02Z, because of step `fetch`: 404; "
+        "it is ending as failed since 2026-01-15T10:00:02Z (12 s), because of step `fetch`: 404; "
         "what is still under way is cut off at 2026-01-15T10:01:02Z"
     )
+
+
+def test_cleanup_after_a_failure_waits_for_the_end_of_a_pause() -> None:
+    reasons = why(scene([ExecutionPaused(BEGIN + 7203)], [ExecutionEnding("failed", BEGIN + 62)]))
+    assert [one.code for one in reasons] == ["paused", "ending"]
+    assert reasons[1].message.endswith("its cleanup waits for the pause to end")
 
 
 def test_an_ended_execution_says_how() -> None:

@@ -8,7 +8,7 @@
 | `execution.paused` | | paused; deadline_at |
 | `execution.resumed` | | no longer paused; deadline_at |
 | `execution.signalled`, `execution.cancel_requested` | | |
-| `execution.ending` | | ending; neither held nor paused; deadline_at: what still runs is cut off then |
+| `execution.ending` | | ending; not held, and paused after a failure only; deadline_at |
 | `execution.finished` | | final_status, output, error, completed_at |
 | `step.queued` | queued | |
 | `step.expanded` | running; item_count | |
@@ -185,7 +185,7 @@ class _Projection:
         self._set.update(request_columns(event.request), started_at=self._at, deadline_at=_time(event.deadline))
 
     def execution_held(self, event: ExecutionHeld) -> None:
-        held = {"gate": event.gate, "rule": event.rule, "key": event.key, "since": self._moment()}
+        held = {"gate": event.gate, "rule": event.rule, "key": event.key, "since": _text(self._at)}
         self._set.update(started_at=None, held=held)
 
     def execution_admitted(self, event: ExecutionAdmitted) -> None:
@@ -193,7 +193,8 @@ class _Projection:
             self._set.update(held=None, started_at=self._at, deadline_at=_time(event.deadline))
 
     def execution_paused(self, event: ExecutionPaused) -> None:
-        paused = {"reason": event.reason, "by": event.requested_by, "since": self._moment()}
+        paused = {"reason": event.reason, "by": event.requested_by, "since": _text(self._at)}
+        paused["deadline"] = _text(_time(event.deadline))
         self._set.update(paused=paused, deadline_at=_time(event.deadline))
 
     def execution_resumed(self, event: ExecutionResumed) -> None:
@@ -203,10 +204,13 @@ class _Projection:
         """The event moves nothing that is shown in a column; `transitions` holds it."""
 
     def execution_ending(self, event: ExecutionEnding) -> None:
-        ending: dict[str, Any] = {"outcome": event.outcome, "since": self._moment()}
+        deadline = _time(event.deadline)
+        ending: dict[str, Any] = {"outcome": event.outcome, "since": _text(self._at), "deadline": _text(deadline)}
         if event.error is not None:
             ending["error"] = _error(event.error)
-        self._set.update(ending=ending, held=None, paused=None, deadline_at=_time(event.deadline))
+        self._set.update(ending=ending, held=None, deadline_at=deadline)
+        if event.outcome != "failed":  # after a failure a pause stays: somebody may look before cleanup runs
+            self._set["paused"] = None
 
     def execution_finished(self, event: ExecutionFinished) -> None:
         self._set["final_status"] = event.status
@@ -371,10 +375,6 @@ class _Projection:
         item = NO_ITEM if event.item is None else event.item
         self._changes.append(Change("attempts", (self._id, event.step, item, event.attempt), columns))
 
-    def _moment(self) -> str:
-        """The time of the transition as JSON columns hold it: RFC 3339, UTC."""
-        return self._at.isoformat().replace("+00:00", "Z")
-
     def _count(self, column: str) -> None:
         self._add[column] = self._add.get(column, 0) + 1
 
@@ -419,6 +419,11 @@ def _error(error: ErrorInfo | None) -> dict[str, Any] | None:
 
 def _time(unix_s: float) -> datetime:
     return datetime.fromtimestamp(unix_s, UTC)
+
+
+def _text(moment: datetime) -> str:
+    """A time as JSON columns hold it: RFC 3339, UTC."""
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 _HANDLERS: dict[type[Any], Callable[[_Projection, Any], None]] = {

@@ -127,8 +127,8 @@ EXECUTIONS = Table(
         "origin": _JSON,  # messages.Origin: what it was started by
         "breakpoints": _JSON,  # a list of step ids
         "held": _JSON,  # {"gate", "rule", "key", "since"}: the gate that it waits at
-        "paused": _JSON,  # {"reason", "by", "since"}
-        "ending": _JSON,  # {"outcome", "since", "error"?}: how it will end, once what still runs is through
+        "paused": _JSON,  # {"reason", "by", "since", "deadline"}: `deadline_at` does not count meanwhile
+        "ending": _JSON,  # {"outcome", "since", "deadline", "error"?}: how it will end, once what still runs is through
         "final_status": _TEXT,
         "status": Column("text", "running", "derived"),
     },

@@ -54,10 +54,11 @@ def shown(event: Event) -> dict[str, Any]:
     if isinstance(event, ExecutionStarted):
         request = fields.pop("request")
         request.pop("type", None)
-        request.pop("reuse", None)  # results of another execution, all at once: `origin` names it
+        request.pop("reuse", None)
         fields["request"] = _readable(request)
     if isinstance(event, StepRetryScheduled):
         fields["retry_at"] = timestamp(fields.pop("at"))
+    fields.pop("reuse", None)  # results of another execution, all at once: `origin` names it
     fields.pop("secrets", None)  # names of secrets and where they go: of use to the runner alone
     return _readable(fields)
 

@@ -140,7 +140,7 @@ def standstill(row: Row) -> dict[str, Any]:
         "held": held and {"rule": held["rule"], "key": held["key"] or None, "since": held["since"]},
         "paused": paused and {"by": paused["by"] or None, "reason": paused["reason"] or None, "since": paused["since"]},
         "ending": ending and {"outcome": ending["outcome"], "since": ending["since"]},
-        "deadline": timestamp(row.get("deadline_at")),
+        "deadline": timestamp(row.get("deadline_at")) if paused is None else paused["deadline"],
     }
 
 

@@ -15,6 +15,7 @@ An execution always has at least one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from millrace_api.domain.phrases import clock, since, span, until
@@ -96,16 +97,15 @@ def _paused(scene: Scene) -> Reason:
     paused = scene.row["paused"]
     by = f" by {paused['by']}" if paused["by"] else ""
     why_so = f' ("{paused["reason"]}")' if paused["reason"] else ""
-    deadline = scene.row.get("deadline_at")
-    end = f", at most {until(deadline, scene.now)}" if deadline is not None else ""
-    text = f"it is paused{by}{why_so} since {paused['since']}{end}: POST /executions/{scene.execution_id}/resume"
-    return Reason("paused", text, until=None if deadline is None else clock(deadline))
+    end = until(datetime.fromisoformat(paused["deadline"]), scene.now)
+    text = f"it is paused{by}{why_so} {_since(paused, scene)}, at most {end}"
+    return Reason("paused", f"{text}: POST /executions/{scene.execution_id}/resume", until=paused["deadline"])
 
 
 def _held(scene: Scene) -> Reason:
     held = scene.row["held"]
     key = f" (key {held['key']})" if held["key"] else ""
-    text = f"it waits at the gate {held['rule']}{key} since {held['since']}"
+    text = f"it waits at the gate {held['rule']}{key} {_since(held, scene)}"
     return Reason("gate", text if scene.line is None else f"{text}: {_line(held['rule'], scene.line)}")
 
 
@@ -124,13 +124,19 @@ def _line(rule: str, line: Line) -> str:
 
 def _ending(scene: Scene) -> Reason:
     ending = scene.row["ending"]
-    error, deadline = ending.get("error"), scene.row.get("deadline_at")
-    text = f"it is ending as {ending['outcome']} since {ending['since']}"
+    error = ending.get("error")
+    text = f"it is ending as {ending['outcome']} {_since(ending, scene)}"
     if error is not None:
         text = f"{text}, because {_because(error)}"
-    if deadline is not None:
-        text = f"{text}; what is still under way is cut off at {clock(deadline)}"
-    return Reason("ending", text, _step_of(error), until=None if deadline is None else clock(deadline))
+    if scene.row["status"] == "paused":
+        return Reason("ending", f"{text}; its cleanup waits for the pause to end", _step_of(error))
+    cut_off = clock(datetime.fromisoformat(ending["deadline"]))
+    text = f"{text}; what is still under way is cut off at {cut_off}"
+    return Reason("ending", text, _step_of(error), until=ending["deadline"])
+
+
+def _since(state: Mapping[str, Any], scene: Scene) -> str:
+    return since(datetime.fromisoformat(state["since"]), scene.now)
 
 
 def _nothing_under_way(scene: Scene) -> Reason:
