@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from millrace.cli import definitions, doctor, executions, run, service, up, why
+from millrace.cli import dead, definitions, doctor, executions, run, service, triggers, up, why
 
 app = typer.Typer(
     name="millrace",
@@ -43,6 +43,8 @@ app.command("seed")(definitions.seed)
 app.command("schema")(definitions.schema)
 app.command("run")(run.run)
 app.add_typer(executions.app, name="executions")
+app.add_typer(triggers.app, name="triggers")
+app.add_typer(dead.app, name="dead")
 app.command("why")(why.why)
 for name, body in service.COMMANDS.items():
     app.command(name, rich_help_panel="Services (each a process of its own)")(body)

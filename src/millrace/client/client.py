@@ -20,11 +20,12 @@ from millrace.client.shapes import (
 )
 from millrace.client.steering import Steering
 from millrace.client.transport import PREFIX, part, present
+from millrace.client.triggers import Triggers
 
 WAIT_MARGIN_S = 5.0
 
 
-class Client(Steering):
+class Client(Steering, Triggers):
     """Everything that one api offers to one key. A context manager; not for several threads at once.
 
     See `Transport` for what it is made of, and for which requests are sent again.
