@@ -14,7 +14,7 @@ from millrace_api.domain.dead_letters import Kept, Redrive, cannot_redrive
 from millrace_api.errors import Refused
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.errors import WrongLastSequence
+from millrace_shared.bus.errors import BusRefused, WrongLastSequence
 from millrace_shared.bus.log_reader import Stored, read_last_of_each, read_next, read_subject
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.messages import DeadLetter
@@ -116,10 +116,12 @@ class DeadLetters:
         headers = {**letter.headers}
         if letter.stream == "TRIGGERS":
             headers.setdefault(REDRIVE_HEADER, str(kept.sequence))
-        message_id = f"redrive:{kept.sequence}:{count}"
-        ack = await self._publisher.publish(
-            Outgoing(letter.subject, letter.payload, message_id=message_id, extra=headers)
-        )
+        message = Outgoing(letter.subject, letter.payload, message_id=f"redrive:{kept.sequence}:{count}", extra=headers)
+        try:
+            ack = await self._publisher.publish(message)
+        except BusRefused as error:
+            reason = f"its stream does not take it: {error}"
+            raise Refused("dead_letter_not_redrivable", f"dead letter {kept.sequence}: {reason}") from None
         redrive = Redrive(self._now(), by, count, ack.seq)
         last = await self._note_sequence(kept.sequence)
         with contextlib.suppress(WrongLastSequence):  # the other one has noted it
