@@ -32,7 +32,7 @@ def upcast(
         MessageInvalid: it is not a transition.
         UpgradeNeeded: it is of a later version than this code.
     """
-    if not isinstance(message, dict) or not isinstance(message.get("v"), int):
+    if not isinstance(message, dict) or type(message.get("v")) is not int:  # true is an int to Python
         raise MessageInvalid("a log message is an object with an integer `v`")
     if message["v"] > target:
         raise UpgradeNeeded(f"log version {message['v']} is newer than {target}: upgrade this service")

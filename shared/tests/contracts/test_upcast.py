@@ -44,7 +44,7 @@ def test_a_version_that_never_was_is_refused(version: int):
         upcast({"v": version}, CHAIN, 3)
 
 
-@pytest.mark.parametrize("message", [None, [], "v", 1, {}, {"v": "1"}, {"v": None}, {"v": 1.0}])
+@pytest.mark.parametrize("message", [None, [], "v", 1, {}, {"v": "1"}, {"v": None}, {"v": 1.0}, {"v": True}])
 def test_what_is_no_log_message_is_refused(message: Any):
     with pytest.raises(MessageInvalid, match="an object with an integer `v`"):
         upcast(message, CHAIN, 3)
