@@ -139,6 +139,42 @@ def test_cancel_and_list(millrace: Millrace, write: Callable[..., Path]):
     assert "has ended already: cancelled" in again.stderr
 
 
+ASKS = "approval: {message: '?'}"
+
+
+def waiting(millrace: Millrace, execution_id: str, reason: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        shown = json.loads(millrace("executions", "show", execution_id, "--json").stdout)
+        second = shown["step_executions"][1]
+        if (second["status"], second["reason"]) == ("waiting", reason):
+            return
+        assert time.monotonic() < deadline, shown
+
+
+def test_an_answer_is_given_and_what_failed_is_retried(millrace: Millrace, write: Callable[..., Path]):
+    execution_id = millrace("run", str(write("asks", ASKS))).stdout.strip()
+    waiting(millrace, execution_id, "approval")
+    assert millrace("executions", "pause", execution_id).stdout == f"{execution_id} is paused\n"
+    assert millrace("executions", "resume", execution_id).stdout == f"{execution_id} is running\n"
+    assert millrace("executions", "reject", execution_id, "second", "--note", "no").stdout == "second rejected\n"
+    again = millrace("executions", "approve", execution_id, "second")
+    assert again.returncode == 1
+    assert "was decided already: rejected by" in again.stderr
+    retry = millrace("executions", "retry", execution_id).stdout.strip()
+    waiting(millrace, retry, "approval")
+    assert millrace("executions", "approve", retry, "second").stdout == "second approved\n"
+    compared = millrace("executions", "compare", execution_id, retry)
+    assert "first" in compared.stdout
+    fork = millrace(
+        "executions", "fork", retry, "--from", "first", "-i", "n=4", "--breakpoint", "second"
+    ).stdout.strip()
+    waiting(millrace, fork, "breakpoint")
+    assert millrace("executions", "continue", fork, "second").stdout == "second continued\n"
+    waiting(millrace, fork, "approval")
+    assert millrace("executions", "cancel", fork).returncode == 0
+
+
 def test_ctrl_c_ends_the_watching_and_not_the_execution(
     millrace: Millrace, write: Callable[..., Path], stack_environment: dict[str, str]
 ):
