@@ -61,6 +61,10 @@ class Millrace:
         until(has_ended, deadline_s, lambda: f"execution {execution_id} is {detail.get('status')}: {detail}")
         return detail
 
+    def begun(self, execution_id: str, deadline_s: float = 30.0) -> None:
+        """Wait until an execution runs: it has passed its gates of flow control."""
+        until(lambda: self.detail(execution_id)["status"] == "running", deadline_s, lambda: f"{execution_id} to run")
+
     def start_many(self, workflow: str, count: int) -> list[str]:
         """Start executions from several clients at once; return their ids."""
         with ThreadPoolExecutor(8) as pool:
@@ -79,6 +83,12 @@ def until(condition: Callable[[], bool], deadline_s: float, describe: Callable[[
     while not condition():
         assert time.monotonic() < deadline, f"not within {deadline_s:g} s: {describe()}"
         pause.wait(POLL_S)
+
+
+@pytest.fixture(scope="session")
+def product() -> type[Millrace]:
+    """What a module makes its `millrace` of that runs a stack of its own."""
+    return Millrace
 
 
 @pytest.fixture(scope="module")
