@@ -160,8 +160,9 @@ def test_alerts_are_told_apart_by_fingerprint_start_and_status():
 
 def test_a_trigger_sees_an_alert_as_alertmanager_names_it():
     body = (
-        b'{"version": "4", "receiver": "r", "groupLabels": {"g": "1"}, "externalURL": "http://am", "new": 1, "alerts": ['
-        b'{"status": "firing", "labels": {"a": "1"}, "startsAt": "s", "generatorURL": "http://p", "fingerprint": "f"}]}'
+        b'{"version": "4", "receiver": "r", "groupLabels": {"g": "1"}, "externalURL": "http://am", "new": 1,'
+        b'"alerts": [{"status": "firing", "labels": {"a": "1"}, "startsAt": "s",'
+        b'"generatorURL": "http://p", "fingerprint": "f"}]}'
     )
     notification = decode_notification(body)
     seen = occurrence_of(notification.alerts[0], notification)
