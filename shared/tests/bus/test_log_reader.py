@@ -12,6 +12,7 @@ from millrace_shared.bus.log_reader import (
     read_last,
     read_last_of_each,
     read_log,
+    read_page,
     read_subject,
 )
 from millrace_shared.bus.publisher import Outgoing, Publisher
@@ -42,6 +43,13 @@ async def test_an_execution_without_a_log_has_an_empty_one(product_bus: Connecti
 async def test_the_border_of_a_page_loses_nothing(bus: Connection, stream: str, store: Store, count: int):
     sequences = await store(f"{stream}.a", count)
     assert [stored.sequence async for stored in read_subject(bus, stream, f"{stream}.a")] == sequences
+
+
+async def test_one_page_is_as_long_as_it_is_asked_to_be(bus: Connection, stream: str, store: Store):
+    sequences = await store(f"{stream}.a", 5)
+    assert [one.sequence for one in await read_page(bus, stream, f"{stream}.*", 2, 3)] == sequences[1:4]
+    assert [one.sequence for one in await read_page(bus, stream, f"{stream}.*", 5, 3)] == sequences[4:]
+    assert await read_page(bus, stream, f"{stream}.*", 6, 3) == []
 
 
 async def test_large_messages_are_read_over_several_pages(bus: Connection, publisher: Publisher, stream: str):
