@@ -12,18 +12,22 @@ from typing import Any
 
 from faults import Faults
 from gates import Gatekeeper
+from invariants import check_dropped
 from world import FenceLost, Stored, World
 
 from millrace_orchestrator.domain.commands import Abort, Arm, Begin, Command, Release, Run, Tell, commands, outstanding
 from millrace_orchestrator.domain.decide import decide
+from millrace_orchestrator.domain.dormancy import Rhythm, falls_asleep, may_be_asleep
 from millrace_orchestrator.domain.evolve import advance, fold
 from millrace_orchestrator.domain.gates import Enter, Leave
+from millrace_orchestrator.domain.plan import Plan
 from millrace_orchestrator.domain.state import ExecutionState
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.ids import attempt_key
 from millrace_shared.messages import (
     LOG_VERSION,
     ErrorInfo,
+    Event,
     InboxMessage,
     RunStep,
     StartRequest,
@@ -39,6 +43,9 @@ def no_cel(*_: Any) -> Any:
     raise AssertionError("a simulated workflow used CEL")
 
 
+RHYTHM = Rhythm(horizon_s=4.0, asleep_after_s=3.0, awake_after_s=1.0)
+
+
 @dataclass
 class Orchestrator:
     """Load, decide, append, perform, acknowledge. Its cache may be stale: the fence finds out."""
@@ -49,7 +56,9 @@ class Orchestrator:
     memos: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     timers: list[tuple[float, TimerFired]] = field(default_factory=list)
     leases: dict[str, set[int]] = field(default_factory=dict)
+    late: list[tuple[float, set[int]]] = field(default_factory=list)
     trusts_memory: bool = False
+    never_wakes: bool = False
     gatekeeper: Gatekeeper = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +80,9 @@ class Orchestrator:
 
     def step(self) -> bool:
         """Handle one message or one timer of its own; tell whether there was any."""
+        for entry in [entry for entry in self.late if entry[0] <= self.world.now]:
+            self.late.remove(entry)
+            self._acknowledge(entry[1])
         due = [entry for entry in self.timers if entry[0] <= self.world.now]
         if due:
             self.timers.remove(due[0])
@@ -91,6 +103,7 @@ class Orchestrator:
         if execution_id not in world.requests:  # its start is still to come
             return
         state, length = self._state(message, again=again)
+        changed_at = world.changed_at(execution_id, length)
         plan = world.plan(execution_id)
         memo = self.memos.setdefault(execution_id, {})
         decision = decide(plan, state, message, world.now, no_cel, {}, memo)
@@ -102,25 +115,20 @@ class Orchestrator:
         after = decision.state
         if after is None:  # a cancel before its start: look again later
             return
-        performed: list[Command]
         for digest, document in decision.definitions.items():
             world.definitions[digest] = WorkflowDefinition.model_validate_json(document)
+        performed: list[Command] | None
         if decision.events:
             self.faults.maybe()
             after = advance(after, after.version + 1)
-            transition = Transition(LOG_VERSION, execution_id, after.version, world.now, decision.events)
-            try:
-                world.append(execution_id, length, transition)
-            except FenceLost:
-                self.cache.pop(execution_id, None)
-                if stored is not None:
-                    stored.visible_at = world.now
-                return
-            self.faults.maybe()
+            performed = self._append(message, stored, after, length, decision.events)
             length += 1
-            performed = commands(plan, after, decision.events)
+            if performed is not None and self._may_lack_lease(plan, state, changed_at, message, again=again):
+                performed += self._wake(plan, after)
         else:
-            performed = list(outstanding(plan, after)) if again else []
+            performed = self._look(message, stored, after, changed_at, again=again)
+        if performed is None:
+            return
         self.cache[execution_id] = (after, length)
         if isinstance(message, StartRequest) and stored is not None:
             self.leases.setdefault(execution_id, set()).add(stored.sequence)
@@ -129,6 +137,84 @@ class Orchestrator:
             self.faults.maybe()
         if stored is not None and not isinstance(message, StartRequest) and world.rng.random() > 0.02:
             world.inbox.pop(stored.sequence, None)
+
+    def _append(
+        self,
+        message: InboxMessage,
+        stored: Stored | None,
+        after: ExecutionState,
+        length: int,
+        events: tuple[Event, ...],
+    ) -> list[Command] | None:
+        """Append a transition; return what follows from it, or None when somebody else was first."""
+        execution_id = message.execution_id
+        transition = Transition(LOG_VERSION, execution_id, after.version, self.world.now, events)
+        try:
+            self.world.append(execution_id, length, transition)
+        except FenceLost:
+            self.cache.pop(execution_id, None)
+            if stored is not None:
+                stored.visible_at = self.world.now
+            return None
+        self.faults.maybe()
+        return commands(self.world.plan(execution_id), after, events)
+
+    def _look(
+        self, message: InboxMessage, stored: Stored | None, state: ExecutionState, changed_at: float, *, again: bool
+    ) -> list[Command] | None:
+        """Return what is to be done after a message that changes nothing, or None when its execution fell asleep."""
+        plan = self.world.plan(message.execution_id)
+        performed = list(outstanding(plan, state)) if again else []
+        if isinstance(message, StepResult):
+            check_dropped(plan, self.world.read(message.execution_id), message)
+        if isinstance(message, StartRequest):
+            if again and falls_asleep(plan, state, changed_at, self.world.now, RHYTHM):
+                self._put_to_sleep(message.execution_id, performed, stored)
+                return None
+        elif performed:
+            self._wake(plan, state)
+        return performed
+
+    def _may_lack_lease(
+        self, plan: Plan, state: ExecutionState | None, changed_at: float, message: InboxMessage, *, again: bool
+    ) -> bool:
+        if again and not isinstance(message, StartRequest):
+            return True
+        if state is None or self.never_wakes:
+            return False
+        return may_be_asleep(plan, state, changed_at, self.world.now, RHYTHM)
+
+    def _wake(self, plan: Plan, after: ExecutionState) -> list[Command]:
+        """Put a new lease, and only then remove the schedules; return the timers to arm in their place."""
+        if not after.finished:
+            self.world.send(after.request)
+            self.faults.maybe()
+            for sequence in self.leases.pop(after.execution_id, ()):
+                self.world.inbox.pop(sequence, None)
+        self.world.unschedule(after.execution_id)
+        self.faults.maybe()
+        return [] if after.finished else [one for one in outstanding(plan, after) if isinstance(one, Arm)]
+
+    def _put_to_sleep(self, execution_id: str, performed: list[Command], stored: Stored | None) -> None:
+        """Store the timers, give the lease back (perhaps much later: who acknowledges may be stopped), and forget."""
+        for command in performed:
+            if isinstance(command, Arm):
+                self.world.schedule(command.due, command.fired)
+            else:
+                self.perform(command)
+            self.faults.maybe()
+        given_back = self.leases.pop(execution_id, set()) | ({stored.sequence} if stored is not None else set())
+        if self.world.rng.random() < 0.3:
+            self.late.append((self.world.now + self.world.rng.choice((0.5, 2.0, 5.0, 40.0)), given_back))
+        else:
+            self._acknowledge(given_back)
+        self.cache.pop(execution_id, None)
+        self.timers = [entry for entry in self.timers if entry[1].execution_id != execution_id]
+        self.world.slept += 1
+
+    def _acknowledge(self, sequences: set[int]) -> None:
+        for sequence in sequences:
+            self.world.inbox.pop(sequence, None)
 
     def perform(self, command: Command) -> None:
         """Do one command."""
@@ -141,7 +227,7 @@ class Orchestrator:
                 self.world.send(command.message)
             case Enter() | Leave():
                 self.gatekeeper.perform(command)
-            case Arm() if command.fired.kind != "execution_timeout" and command.due - self.world.now > 4:
+            case Arm() if command.fired.kind != "execution_timeout" and command.due - self.world.now > RHYTHM.horizon_s:
                 self.world.schedule(command.due, command.fired)
             case Arm():
                 self.timers.append((command.due, command.fired))

@@ -24,6 +24,7 @@ from millrace_shared.messages import (
     StepExpanded,
     StepFailed,
     StepIterated,
+    StepResult,
     StepRetryScheduled,
     StepReused,
     StepScheduled,
@@ -57,6 +58,13 @@ def check(plan: Plan, log: list[Transition]) -> None:
         assert not any(isinstance(event, StepScheduled) and event.step == step_id for event in events), (
             f"{step_id} was paid again"
         )
+
+
+def check_dropped(plan: Plan, log: list[Transition], result: StepResult) -> None:
+    """Raise AssertionError when a result that nothing followed from is one that the log waits for."""
+    work = fold(plan, log).step(result.step).unit(result.item)
+    waits = work.status == "running" and work.attempt == result.attempt
+    assert not waits, f"the result of {result.step} attempt {result.attempt} was dropped"
 
 
 def check_family(world: World) -> None:

@@ -63,6 +63,7 @@ class History:
     outcomes: tuple[str, ...]
     crashes: int
     moves: int
+    slept: int
 
 
 def simulate(seed: int, *, verbose: bool = False) -> History:
@@ -103,7 +104,7 @@ def simulate(seed: int, *, verbose: bool = False) -> History:
     check_family(world)
     check_gates(world)
     assert not world.active(), "an execution has ended, and its start is still in the inbox"
-    return History(seed, tuple(outcomes), played["crashes"], played["moves"])
+    return History(seed, tuple(outcomes), played["crashes"], played["moves"], world.slept)
 
 
 @dataclass
@@ -259,7 +260,7 @@ def _pass_time(world: World, orchestrators: list[Orchestrator], outside: list[tu
     moments = [world.next_moment(), *(orchestrator.next_moment() for orchestrator in orchestrators)]
     moments += [due for due, _ in outside]
     known = [moment for moment in moments if moment is not None]
-    if not known or not (world.inbox or world.work or outside):
+    if not known or not (world.inbox or world.work or world.long_timers or outside):  # who sleeps has timers only
         return False
     world.now = max(world.now, min(known)) + 0.001
     world.fire_long_timers()

@@ -130,6 +130,20 @@ def _count_retries_across_iterations(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(evolve._HANDLERS, StepIterated, with_old_base)
 
 
+def _move_on_who_slept_without_a_lease(patch: pytest.MonkeyPatch) -> None:
+    create = actors.Orchestrator.__init__
+    patch.setattr(actors.Orchestrator, "__init__", lambda self, *args: create(self, *args, never_wakes=True))
+
+
+def _forget_the_timers_of_who_sleeps(patch: pytest.MonkeyPatch) -> None:
+    put_to_sleep = actors.Orchestrator._put_to_sleep
+
+    def without(self: actors.Orchestrator, execution_id: str, performed: Any, stored: Any) -> None:
+        put_to_sleep(self, execution_id, [one for one in performed if not isinstance(one, Arm)], stored)
+
+    patch.setattr(actors.Orchestrator, "_put_to_sleep", without)
+
+
 BUGS: dict[str, Plant] = {
     "ignored fence": _append_without_fence,
     "nothing performed again after a takeover": _forget_what_is_outstanding,
@@ -138,6 +152,8 @@ BUGS: dict[str, Plant] = {
     "run rules ignored": _ignore_run_rules,
     "max_parallel ignored": _ignore_max_parallel,
     "work started while ending": _start_work_while_ending,
+    "who slept moved on without a lease": _move_on_who_slept_without_a_lease,
+    "timers of who sleeps forgotten": _forget_the_timers_of_who_sleeps,
     "lost timer": _lose(Arm),
     "lost dispatch": _lose(Run),
     "skipped step": _skip_a_child,

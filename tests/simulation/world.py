@@ -50,6 +50,7 @@ class World:
     definitions: dict[str, WorkflowDefinition] = field(default_factory=dict)
     plans: dict[tuple[str, str], Plan] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
+    slept: int = 0
 
     def plan(self, execution_id: str) -> Plan:
         """Return what an execution that was accepted runs."""
@@ -78,6 +79,10 @@ class World:
     def read(self, execution_id: str) -> list[Transition]:
         """Return a log."""
         return [decode_transition(payload) for payload in self.logs.get(execution_id, ())]
+
+    def changed_at(self, execution_id: str, length: int) -> float:
+        """Return when the transition was made that a log of `length` ends with."""
+        return decode_transition(self.logs[execution_id][length - 1]).at if length else 0.0
 
     def has_ended(self, execution_id: str) -> bool:
         """Whether a log has its end."""
@@ -130,6 +135,12 @@ class World:
         """Set a long timer; setting it again replaces it."""
         payload = encode(fired)
         self.long_timers[payload.decode()] = (due, payload)
+
+    def unschedule(self, execution_id: str) -> None:
+        """Remove the long timers of an execution."""
+        for key, (_, payload) in list(self.long_timers.items()):
+            if decode_inbox(payload).execution_id == execution_id:
+                del self.long_timers[key]
 
     def fire_long_timers(self) -> None:
         """Move the timers that are due into the inbox."""

@@ -221,7 +221,7 @@ def test_a_failed_item_starts_no_more_items_and_fails_the_step_when_the_others_a
     assert p.state.error.detail == {"step_id": "a", "item": 0}
 
 
-@pytest.mark.parametrize(("value", "said"), [({"k": 1}, "an object"), (list(range(1001)), "1001 items")])
+@pytest.mark.parametrize(("value", "said"), [({"k": 1}, "an object"), (list(range(10_001)), "10001 items")])
 def test_for_each_over_something_else_fails_the_step(play: Any, value: Any, said: str) -> None:
     p = play({"a": {**PY, "for_each": "${{ inputs.list }}"}}, inputs={"list": {}})
     p.start({"list": value})

@@ -93,7 +93,7 @@ def commands(plan: Plan, state: ExecutionState, events: Iterable[messages.Event]
             case messages.ExecutionHeld():
                 others += _enter(plan, state)
             case messages.ExecutionPaused() | messages.ExecutionResumed():
-                others += [_deadline(state), *_steer_children(plan, state)]
+                others += [_deadline(state), *_waits(state), *_steer_children(plan, state)]
             case messages.ExecutionStarted() | messages.ExecutionEnding() | messages.ExecutionAdmitted():
                 others.append(_deadline(state))
             case messages.ExecutionFinished():
@@ -202,12 +202,17 @@ def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work
 
 def _arm(state: ExecutionState, step_id: str, item: int | None, work: Work) -> Iterator[Arm]:
     """Arm the end of a wait, unless the execution's own deadline comes first."""
-    if work.status != "waiting" or work.waits_for == "breakpoint":
-        return
-    if work.waits_for is not None and work.due >= state.deadline:
+    if work.status != "waiting" or work.waits_for == "breakpoint" or work.due >= state.own_deadline:
         return
     kind: messages.TimerKind = "retry" if work.waits_for is None else "wait"
     yield Arm(work.due, TimerFired(state.execution_id, kind, step_id, item, work.attempt))
+
+
+def _waits(state: ExecutionState) -> Iterator[Arm]:
+    """Arm everything that is waited for again: which of it comes before the deadline is another now."""
+    for step_id, step in state.steps.items():
+        for item, work in step.items.items() if step.is_expanded else ((None, step.work),):
+            yield from _arm(state, step_id, item, work)
 
 
 def _deadline(state: ExecutionState) -> Arm:

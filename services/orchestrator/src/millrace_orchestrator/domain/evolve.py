@@ -73,7 +73,20 @@ def _paused(_: Plan, state: ExecutionState, event: messages.ExecutionPaused, at:
 
 
 def _resumed(_: Plan, state: ExecutionState, event: messages.ExecutionResumed, _at: float) -> ExecutionState:
-    return replace(state, is_paused=False, deadline=event.deadline)
+    """What waited as long as the execution may last waits as long as it may last now."""
+    assert state.pause is not None
+    with state.steps.mutate() as steps:
+        for step_id, step in state.steps.items():
+            if step.is_expanded:
+                items = step.items
+                for item, work in step.items.items():
+                    if work.status == "waiting" and work.due >= state.pause.deadline:
+                        items = items.set(item, replace(work, due=event.deadline))
+                steps[step_id] = replace(step, items=items)
+            elif step.work.status == "waiting" and step.work.due >= state.pause.deadline:
+                steps[step_id] = replace(step, work=replace(step.work, due=event.deadline))
+        waiting = steps.finish()
+    return replace(state, is_paused=False, deadline=event.deadline, steps=waiting)
 
 
 def _signalled(_: Plan, state: ExecutionState, event: messages.SignalReceived, _at: float) -> ExecutionState:

@@ -181,6 +181,11 @@ class ExecutionState(msgspec.Struct, frozen=True):
         return self.request.execution_id
 
     @property
+    def own_deadline(self) -> float:
+        """The deadline of the execution itself, which a pause puts off but does not change."""
+        return self.pause.deadline if self.pause is not None and self.is_paused else self.deadline
+
+    @property
     def may_begin(self) -> bool:
         """Whether anything may begin now: neither a pause nor a gate is in the way."""
         return not (self.is_paused or self.is_held)

@@ -29,7 +29,6 @@ UNIT: Final[dict[tuple[StepStatus, type], StepStatus]] = {
     ("waiting", messages.StepCompleted): "completed",  # a wait that is over
     ("pending", messages.StepFailed): "failed",  # its condition or its input could not be evaluated
     ("queued", messages.StepFailed): "failed",
-    ("queued", messages.StepReused): "completed",
     ("waiting", messages.StepFailed): "failed",  # rejected, or nobody came in time
     ("running", messages.StepFailed): "failed",
     ("pending", messages.StepSkipped): "skipped",
