@@ -117,7 +117,7 @@ def test_a_breakpoint_a_delay_and_an_item() -> None:
 @pytest.mark.parametrize("waiting", ["delay", "until", "signal", "approval", "breakpoint"])
 def test_a_wait_that_is_over_says_that_nobody_has_noticed(waiting: Any) -> None:
     found = reason([StepWaiting("pause", BEGIN + 10, reason=waiting)], after_s=100)
-    assert "but no orchestrator has gone on yet: orchestrators look at it again at least every 10 min" in found.message
+    assert "but no orchestrator has gone on yet: an orchestrator looks at it again within 10 min" in found.message
 
 
 def test_a_retry_says_which_when_and_after_what() -> None:
@@ -261,9 +261,9 @@ def test_an_execution_without_a_log_says_who_has_not_read_its_request(inbox: Inb
 @pytest.mark.parametrize(
     ("inbox", "said"),
     [
-        (None, "(12 s); orchestrators look"),
-        (Inbox(7, is_held=True), "and 7 messages of its partition are not read yet; orchestrators look"),
-        (Inbox(7, is_held=False), "and no orchestrator serves its partition right now; orchestrators look"),
+        (None, "(12 s); an orchestrator looks"),
+        (Inbox(7, is_held=True), "and 7 messages of its partition are not read yet; an orchestrator looks"),
+        (Inbox(7, is_held=False), "and no orchestrator serves its partition right now; an orchestrator looks"),
     ],
 )
 def test_when_nothing_is_under_way_the_last_event_is_told(inbox: Inbox | None, said: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from millrace_shared import postgres
 from millrace_shared.codec import encode
 from millrace_shared.execution.tables import TABLES
 from millrace_shared.messages import StepCompleted, Transition
@@ -50,6 +51,31 @@ async def test_the_migrated_tables_are_those_of_the_projection(tables: Any) -> N
             f"telemetry.{name}",
         )
         assert tuple(record[0] for record in key) == table.key
+
+
+async def test_rows_of_the_first_version_keep_their_status(fresh_database_url: str) -> None:
+    connection = await postgres.connect(fresh_database_url, application_name="test")
+    try:
+        first = postgres.migrations_of("millrace_telemetry")[0]
+        await connection.execute("CREATE SCHEMA telemetry")
+        await connection.execute(first.sql.replace(":schema:", "telemetry"))
+        statuses = ["running", "completed", "failed", "cancelled", "timeout"]
+        await connection.executemany(
+            "INSERT INTO telemetry.executions (id, status) VALUES ($1, $1)", [(status,) for status in statuses]
+        )
+        await connection.execute(
+            "CREATE TABLE telemetry.migrations (number integer PRIMARY KEY, name text NOT NULL, "
+            "checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        await connection.execute(
+            "INSERT INTO telemetry.migrations VALUES ($1, $2, $3)", first.number, first.name, first.checksum
+        )
+        assert await postgres.migrate(connection, "telemetry", "millrace_telemetry")
+        rows = await connection.fetch("SELECT id, status, final_status FROM telemetry.executions")
+    finally:
+        await connection.close()
+    found = {row["id"]: (row["status"], row["final_status"]) for row in rows}
+    assert found == {status: (status, None if status == "running" else status) for status in statuses}
 
 
 async def test_defaults_in_sql_are_those_of_the_projection(tables: Any) -> None:

@@ -118,7 +118,7 @@ class Scene:
     @property
     def relook(self) -> str:
         """What makes sure that nothing is forgotten."""
-        return f"orchestrators look at it again at least every {span(self.relook_s)}"
+        return f"an orchestrator looks at it again within {span(self.relook_s)}"
 
     @property
     def execution_id(self) -> str:
