@@ -12,7 +12,7 @@ SOURCES := src shared services tests benchmarks docs conftest.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check bench simulation docs lock clean
+.PHONY: help venv demo test check bench chaos simulation docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ check: $(READY) ## Lint, format, types and architecture, without running anythin
 
 bench: $(READY) ## Measure the whole product under load (ARGS="--help" for more); prints JSON
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+chaos: $(READY) ## Kill and stop orchestrators and runners under load for five minutes (ARGS="--help" for more)
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 simulation: $(READY) ## Play 10,000 seeded histories of faults against the core (SEEDS=n)
 	$(BIN)/python tests/simulation/simulate.py --seeds $(or $(SEEDS),10000)
