@@ -14,6 +14,7 @@ from millrace_orchestrator.adapters.plans import Plans
 from millrace_orchestrator.adapters.sweeper import Sweeper
 from millrace_orchestrator.adapters.timers import ShortTimers
 from millrace_orchestrator.decider import Decider
+from millrace_orchestrator.domain.dormancy import Rhythm
 from millrace_orchestrator.domain.fairness import Crowds
 from millrace_orchestrator.dormitory import Dormitory
 from millrace_orchestrator.engine import Engine
@@ -44,7 +45,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
             crowds, leases = Crowds(), Leases(publisher)
             horizon_s = settings.orchestrator_timer_horizon_s
             decider = Decider(journal, plans, Blobs(settings.blobs), evaluator.evaluate, crowds)
-            dormitory = Dormitory(connection, publisher, leases, horizon_s)
+            dormitory = Dormitory(connection, publisher, leases, Rhythm(horizon_s))
             engine = Engine(journal, decider, publisher, leases, dormitory, crowds, settings.orchestrator_cache_max)
             engine.timers = timers = ShortTimers(engine.timer_fired)
             engine.inbox = Inbox(connection, engine)

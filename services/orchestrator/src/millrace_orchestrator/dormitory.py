@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.timers import scheduled
 from millrace_orchestrator.domain.commands import Arm, Command, outstanding
-from millrace_orchestrator.domain.dormancy import falls_asleep, may_be_asleep
+from millrace_orchestrator.domain.dormancy import Rhythm, falls_asleep, may_be_asleep
 from millrace_orchestrator.leases import Leases
 from millrace_orchestrator.turn import Turn
 from millrace_shared import subjects
@@ -32,14 +32,14 @@ class Dormitory:
         connection: the bus.
         publisher: publishes on it.
         leases: those that this process holds.
-        horizon_s: a timer that is due within this is kept in memory.
+        rhythm: when executions may fall asleep.
     """
 
-    def __init__(self, connection: Connection, publisher: Publisher, leases: Leases, horizon_s: float) -> None:
+    def __init__(self, connection: Connection, publisher: Publisher, leases: Leases, rhythm: Rhythm) -> None:
         self._connection = connection
         self._publisher = publisher
         self._leases = leases
-        self._horizon_s = horizon_s
+        self._rhythm = rhythm
 
     def is_for(self, turn: Turn) -> bool:
         """Whether a turn is nothing but another look at an execution that may be forgotten."""
@@ -52,7 +52,7 @@ class Dormitory:
             or not all(isinstance(message, StartRequest) for _, message in turn.arrivals)
         ):
             return False
-        return falls_asleep(after.plan, after.state, after.changed_at, time.time(), self._horizon_s)
+        return falls_asleep(after.plan, after.state, after.changed_at, time.time(), self._rhythm)
 
     async def put_to_sleep(self, turns: Sequence[Turn]) -> None:
         """Store the timers of executions that fall asleep, and give their leases back.
@@ -120,7 +120,7 @@ class Dormitory:
         before = turn.execution
         if before is None or before.state is None:
             return False
-        return may_be_asleep(before.plan, before.state, before.changed_at, time.time(), self._horizon_s)
+        return may_be_asleep(before.plan, before.state, before.changed_at, time.time(), self._rhythm)
 
 
 def _timers(commands: Iterable[Command]) -> list[Arm]:
