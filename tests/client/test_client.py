@@ -75,6 +75,43 @@ def test_a_cancel_is_never_repeated_since_a_second_one_means_more():
     assert len(transport.requests) == 1
 
 
+REPEATED: dict[str, Callable[[Client], Any]] = {
+    "a signal with an id": lambda client: client.signal("e1", "paid", {"n": 1}, signal_id="s1"),
+    "a retry with a name": lambda client: client.retry("e1", execution_name="again"),
+    "a fork with a name": lambda client: client.fork("e1", "b", values={}, execution_name="again"),
+    "a bulk retry, which retries each once": lambda client: client.retry_many(workflow="w"),
+    "a bulk cancel that does nothing": lambda client: client.cancel_many(workflow="w", dry_run=True),
+    "a comparison": lambda client: client.compare("e1", "e2"),
+}
+NOT_REPEATED: dict[str, Callable[[Client], Any]] = {
+    "a signal without an id": lambda client: client.signal("e1", "paid"),
+    "a pause": lambda client: client.pause("e1"),
+    "a resume": lambda client: client.resume("e1"),
+    "an approval": lambda client: client.approve("e1", "ok"),
+    "a rejection": lambda client: client.reject("e1", "ok"),
+    "a step that goes on": lambda client: client.continue_step("e1", "ok"),
+    "a retry without a name": lambda client: client.retry("e1"),
+    "a replay without a name": lambda client: client.replay("e1"),
+    "a bulk cancel": lambda client: client.cancel_many(workflow="w"),
+}
+
+
+@pytest.mark.parametrize("what", REPEATED)
+def test_what_twice_is_the_same_as_once_is_repeated(what: str):
+    client, transport, _ = scripted(away(), httpx.Response(200, json={}))
+    REPEATED[what](client)
+    assert len({(request.url, request.content) for request in transport.requests}) == 1
+    assert len(transport.requests) == 2
+
+
+@pytest.mark.parametrize("what", NOT_REPEATED)
+def test_what_twice_may_be_more_than_once_is_not_repeated(what: str):
+    client, transport, _ = scripted(away(), httpx.Response(200, json={}))
+    with pytest.raises(ServerUnavailable):
+        NOT_REPEATED[what](client)
+    assert len(transport.requests) == 1
+
+
 def test_after_a_few_times_it_gives_up_and_asks_what_a_person_would():
     client, transport, _ = scripted(*[httpx.ConnectError("refused")] * 10)
     with pytest.raises(ServerUnreachable, match=r"nobody answers at http://api .*is `millrace up` running"):
@@ -124,6 +161,8 @@ CALLS: dict[str, Callable[[Client], Any]] = {
     "/api/v1/executions/..%2F..%2Fx": lambda client: client.execution("../../x"),
     "/api/v1/workflows/a%3Fb%23c": lambda client: client.workflow("a?b#c"),
     "/api/v1/executions/%20": lambda client: client.execution(""),
+    "/api/v1/executions/e%2F1/steps/a%2Fb/approve": lambda client: client.approve("e/1", "a/b"),
+    "/api/v1/executions/a%3F/compare/%2Fb": lambda client: client.compare("a?", "/b"),
 }
 
 

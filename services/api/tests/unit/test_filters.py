@@ -36,6 +36,7 @@ def test_a_condition_binds_every_value_and_always_the_workspace() -> None:
     assert all(f"${number}" in condition for number in range(1, len(values) + 1))
     assert "DROP" not in condition
     assert values == ["default", "w", ["failed"], {"a": "b'; DROP"}, "c", "n", MOMENT, MOMENT, MOMENT, "id"]
+    assert condition.count("parent_id IS NULL") == 1
     unpaged, fewer = where("default", chosen, paged=False)
     assert "created_at" not in unpaged
     assert fewer == values[:-2]
@@ -90,3 +91,10 @@ def test_positions_come_back(version: int, event: int, sequence: int) -> None:
 def test_other_texts_are_no_positions(text: str) -> None:
     with pytest.raises(Refused):
         Position.parse(text)
+
+
+def test_children_are_listed_when_they_are_asked_for() -> None:
+    assert where("default", ExecutionFilter(scope="all")) == ("workspace = $1", ["default"])
+    assert where("default", ExecutionFilter(scope="workflows")) == ("workspace = $1 AND NOT inline", ["default"])
+    of_one = where("default", ExecutionFilter(parent_id="p"))
+    assert of_one == ("workspace = $1 AND parent_id = $2", ["default", "p"])

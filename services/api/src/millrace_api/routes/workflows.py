@@ -22,7 +22,7 @@ from millrace_api.domain.measures import measures
 from millrace_api.domain.workflows import SOURCE_BYTES_MAX, Draft, render, render_version
 from millrace_api.errors import Refused
 from millrace_api.identity import Identity
-from millrace_api.routes import shapes
+from millrace_api.routes import shapes, workflow_shapes
 from millrace_api.routes.exchange import (
     LIMIT,
     PREFIX,
@@ -56,8 +56,8 @@ async def _draft(request: Request, caller: Identity) -> Draft:
     "/workflows",
     status_code=201,
     summary="Save a new workflow",
-    responses=shapes.json_of(shapes.WorkflowDetail, 201),
-    openapi_extra=shapes.DEFINITION_BODY,
+    responses=shapes.json_of(workflow_shapes.WorkflowDetail, 201),
+    openapi_extra=workflow_shapes.DEFINITION_BODY,
 )
 async def create_workflow(request: Request, caller: Caller) -> Response:
     """Save the first version of a workflow. Every mistake in the definition is reported at once."""
@@ -70,8 +70,8 @@ async def create_workflow(request: Request, caller: Caller) -> Response:
 @router.post(
     "/workflows/validate",
     summary="Check a definition without saving it",
-    responses=shapes.json_of(shapes.Checked),
-    openapi_extra=shapes.DEFINITION_BODY,
+    responses=shapes.json_of(workflow_shapes.Checked),
+    openapi_extra=workflow_shapes.DEFINITION_BODY,
 )
 async def check_workflow(request: Request, caller: Caller) -> Response:
     """Check a definition: 200, or 422 with every mistake, its place, and what would be right."""
@@ -87,7 +87,7 @@ async def check_workflow(request: Request, caller: Caller) -> Response:
     )
 
 
-@router.get("/workflows", summary="List workflows", responses=shapes.json_of(shapes.WorkflowPage))
+@router.get("/workflows", summary="List workflows", responses=shapes.json_of(workflow_shapes.WorkflowPage))
 async def list_workflows(
     request: Request,
     caller: Caller,
@@ -105,7 +105,7 @@ async def list_workflows(
     return page([render(workflow) for workflow in workflows], total, skip, limit, following)
 
 
-@router.get("/workflows/{ref}", summary="Show a workflow", responses=shapes.json_of(shapes.WorkflowDetail))
+@router.get("/workflows/{ref}", summary="Show a workflow", responses=shapes.json_of(workflow_shapes.WorkflowDetail))
 async def show_workflow(request: Request, caller: Caller, ref: Ref) -> Response:
     """Show a workflow at its latest version."""
     return Json(render(await adapters(request).workflows.get(caller.workspace, ref)))
@@ -114,8 +114,8 @@ async def show_workflow(request: Request, caller: Caller, ref: Ref) -> Response:
 @router.put(
     "/workflows/{ref}",
     summary="Save a new version",
-    responses=shapes.json_of(shapes.WorkflowDetail) | shapes.json_of(shapes.WorkflowDetail, 201),
-    openapi_extra=shapes.DEFINITION_BODY,
+    responses=shapes.json_of(workflow_shapes.WorkflowDetail) | shapes.json_of(workflow_shapes.WorkflowDetail, 201),
+    openapi_extra=workflow_shapes.DEFINITION_BODY,
 )
 async def save_workflow(request: Request, caller: Caller, ref: Ref) -> Response:
     """Save a new version: 201. The same definition again changes nothing: 200, with the version that there is.
@@ -146,7 +146,7 @@ async def archive_workflow(request: Request, caller: Caller, ref: Ref) -> Respon
     return Response(status_code=204)
 
 
-@router.get("/workflows/{ref}/versions", summary="List versions", responses=shapes.json_of(shapes.VersionPage))
+@router.get("/workflows/{ref}/versions", summary="List versions", responses=shapes.json_of(workflow_shapes.VersionPage))
 async def list_versions(
     request: Request, caller: Caller, ref: Ref, limit: Limit = LIMIT, skip: Skip = 0, cursor: Cursor = None
 ) -> Response:
@@ -161,7 +161,7 @@ async def list_versions(
 @router.get(
     "/workflows/{ref}/versions/{version}",
     summary="Show a version",
-    responses=shapes.json_of(shapes.VersionDetail),
+    responses=shapes.json_of(workflow_shapes.VersionDetail),
 )
 async def show_version(request: Request, caller: Caller, ref: Ref, version: Version) -> Response:
     """Show one version with its definition and source."""
@@ -205,7 +205,7 @@ async def list_workflow_executions(
     return await page_of_executions(request, caller, chosen, limit, skip)
 
 
-@router.get("/workflows/{ref}/metrics", summary="Measure a workflow", responses=shapes.json_of(shapes.Metrics))
+@router.get("/workflows/{ref}/metrics", summary="Measure a workflow", responses=shapes.json_of(workflow_shapes.Metrics))
 async def show_metrics(
     request: Request,
     caller: Caller,
