@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-
 from millrace_api.adapters.acceptance import Acceptance
 from millrace_api.adapters.executions import not_found
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.domain.history import History
+from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_log
+from millrace_shared.bus.log_reader import read_subject
 from millrace_shared.codec import decode_transition
 from millrace_shared.ids import is_execution_id
 from millrace_shared.messages import StartRequest
-
-log = logging.getLogger(__name__)
 
 
 class Histories:
@@ -46,7 +43,10 @@ class Histories:
         Raises:
             BusUnavailable: the bus does not answer.
         """
-        stored = await read_log(self._connection, execution_id)
-        if stored:
-            return History.of(decode_transition(one.payload) for one in stored)
+        history = History()
+        # Page by page: a long log takes a while to decode, and others are served in between.
+        async for stored in read_subject(self._connection, "EVENTS", subjects.log(execution_id)):
+            history.apply(decode_transition(stored.payload))
+        if history.version:
+            return history
         return History.of(await self._projection.transitions(execution_id))
