@@ -24,8 +24,8 @@ from millrace_shared.ids import partition_of
 TICK_MESSAGES_MAX = 500
 TICK_STARTS_MAX = 100
 """Starts in one tick: a tick of them takes about a tenth of a second, and that is what a newcomer waits at most."""
-WAITING_BYTES_MAX = 256 * 1024 * 1024
-"""Starts that wait: about 200,000 small ones."""
+WAITING_BYTES_MAX = 96 * 1024 * 1024
+"""Starts that wait: about 50,000 small ones. Those beyond are handed out by the server once more, a minute later."""
 PATIENT_FROM = 500
 """With more starts than this in its line, a start is wanted again only after `PATIENCE_S`: a hundred thousand of them
 delivered anew after two seconds would hold up everybody."""

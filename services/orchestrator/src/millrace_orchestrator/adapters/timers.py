@@ -34,7 +34,7 @@ class ShortTimers:
         self._fire = fire
         self._heap: list[tuple[float, int, _Key]] = []
         self._armed: dict[_Key, tuple[float, TimerFired]] = {}
-        self._of_execution: dict[str, set[_Key]] = {}
+        self._of_execution: dict[str, _Key | set[_Key]] = {}  # nearly all have one, and a set costs 200 bytes
         self._order = itertools.count()
         self._handle: asyncio.TimerHandle | None = None
 
@@ -42,14 +42,19 @@ class ShortTimers:
         """Have `fired` called at `due` (Unix seconds). Arming the same one again moves it."""
         key = (fired.execution_id, fired.kind, fired.step, fired.item, fired.attempt)
         self._armed[key] = (due, fired)
-        self._of_execution.setdefault(fired.execution_id, set()).add(key)
+        known = self._of_execution.get(fired.execution_id)
+        if isinstance(known, set):
+            known.add(key)
+        else:
+            self._of_execution[fired.execution_id] = key if known in {None, key} else {known, key}
         heapq.heappush(self._heap, (due, next(self._order), key))
         if self._heap[0][2] == key:
             self._set()
 
     def forget(self, execution_id: str) -> None:
         """Drop all timers of an execution that has ended."""
-        for key in self._of_execution.pop(execution_id, ()):
+        known = self._of_execution.pop(execution_id, set())
+        for key in known if isinstance(known, set) else (known,):
             self._armed.pop(key, None)
         if len(self._heap) > COMPACT_FROM and len(self._heap) > 2 * len(self._armed):
             self._heap = [
@@ -83,11 +88,11 @@ class ShortTimers:
             if armed is None or armed[0] != due:
                 continue
             del self._armed[key]
-            of_execution = self._of_execution.get(key[0])
-            if of_execution is not None:
-                of_execution.discard(key)
-                if not of_execution:
-                    del self._of_execution[key[0]]
+            known = self._of_execution.get(key[0])
+            if isinstance(known, set):
+                known.discard(key)
+            if not known or known == key:
+                self._of_execution.pop(key[0], None)
             self._fire(armed[1])
         self._set()
 

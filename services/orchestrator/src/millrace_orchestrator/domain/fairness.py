@@ -19,7 +19,7 @@ T = TypeVar("T")
 CROWD = 64
 """With more attempts than this under way a workspace is crowded: its next ones go behind those of others. It is so
 even while nobody else is active: work that is queued already cannot be moved when another comes."""
-ENTRY_BYTES = 1_000
+ENTRY_BYTES = 1_500
 """What an entry of a line costs beside its payload."""
 
 
