@@ -12,8 +12,10 @@ import pytest_asyncio
 
 from millrace_api.domain.trigger_signatures import sign
 from millrace_shared import subjects
+from millrace_shared.bus.errors import BusRefused
 from millrace_shared.bus.log_reader import read_last, read_subject
 from millrace_shared.bus.publisher import Outgoing
+from millrace_shared.bus.streams import EVENT_BYTES_MAX
 from millrace_shared.codec import decode_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -352,6 +354,11 @@ async def test_an_event_that_cannot_be_used_goes_to_dead_with_the_reason(
     (letter,) = await eventually(buried)
     assert words in letter["reason"]
     assert (letter["original_sequence"], letter["service"], letter["stream"]) == (sequence, "api", "TRIGGERS")
+
+
+async def test_an_event_that_is_too_large_is_refused_to_who_publishes_it(api: Any) -> None:
+    with pytest.raises(BusRefused):
+        await publish(api, fresh("large"), b'"' + b"x" * EVENT_BYTES_MAX + b'"')
 
 
 async def test_an_event_that_nobody_takes_can_be_sent_again_once_somebody_does(

@@ -18,6 +18,8 @@ from millrace_shared.messages import WORK_KINDS, WorkKind
 NANOSECONDS = 1_000_000_000
 DAY_S = 86_400
 MESSAGE_BYTES_MAX = 7 * 1024 * 1024
+EVENT_BYTES_MAX = 1024 * 1024
+"""An event of another service, with its headers: who publishes a larger one is refused, rather than buried later."""
 PIN_TTL_S = 3.0
 """A pinned orchestrator that has not asked for this long loses its partition to another."""
 INBOX_GROUP = "holder"
@@ -134,7 +136,7 @@ STREAMS: tuple[Stream, ...] = (
         # Documents and tickets of flow control: the last message of a subject is the truth, and its sequence the fence.
         extra={"allow_atomic": True, "allow_msg_ttl": True, "max_msgs_per_subject": 1},
     ),
-    Stream("TRIGGERS", ("trigger.*.*",), max_age_s=7 * DAY_S),
+    Stream("TRIGGERS", ("trigger.*.*",), max_age_s=7 * DAY_S, extra={"max_msg_size": EVENT_BYTES_MAX}),
     Stream("TELEMETRY", ("tel.*.*.>",), max_age_s=7 * DAY_S, extra={"persist_mode": "async"}),
     Stream("DEAD", ("dead.>",), max_age_s=30 * DAY_S),
 )

@@ -12,21 +12,19 @@ from faststream.nats import NatsMessage
 from faststream.specification import AsyncAPI
 
 from millrace_api.adapters.trigger_events import edge
-from millrace_api.domain.triggers import EVENT_BYTES_MAX
-from millrace_shared.bus.streams import DAY_S, STREAMS
+from millrace_shared.bus.streams import DAY_S, EVENT_BYTES_MAX, STREAMS
 
 _CHANNEL = "startExecutions"
 DESCRIPTION = f"""
-Other services start executions of workflows by publishing events. An event is JSON of any shape, at most
-{EVENT_BYTES_MAX // 1024} KiB, published to `trigger.<workspace>.<name>`. Publish with JetStream and wait for the
-acknowledgement: once it is there, the event is kept until its executions are durable.
+Other services start executions of workflows by publishing events. An event is JSON of any shape, published to
+`trigger.<workspace>.<name>`; with its headers it has at most {EVENT_BYTES_MAX // 1024} KiB. Publish with JetStream and
+wait for the acknowledgement: once it is there, the event is kept until its executions are durable.
 
 What an event starts is said by the triggers of the workspace that take events of its name
 (`POST /api/v1/triggers`, kind `event`): each has a filter, a mapping to the inputs of its workflow, and an expression
 that tells the same event told twice. An event that cannot be used (it is not JSON, no trigger takes it, a mapping
 fails, a workflow refuses the input) goes to the dead letters with the reason: `GET /api/v1/dead`, `millrace dead ls`.
 """
-
 
 _ANY_JSON: dict[str, Any] = {"description": "Any JSON."}
 _MESSAGE: dict[str, Any] = {

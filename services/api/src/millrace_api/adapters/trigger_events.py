@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -26,7 +27,6 @@ from millrace_api.adapters.trigger_store import TriggerStore
 from millrace_api.domain.documents import decode
 from millrace_api.domain.rendering import timestamp
 from millrace_api.domain.trigger_rules import Occurrence
-from millrace_api.domain.triggers import EVENT_BYTES_MAX
 from millrace_api.errors import EventUnusable, Refused
 from millrace_shared import subjects
 from millrace_shared.bus.connection import PING_INTERVAL_S, RECONNECT_WAIT_S, Connection
@@ -39,11 +39,13 @@ log = logging.getLogger(__name__)
 
 CONSUMER = "api-triggers"
 SERVICE = "api"
-BATCH_MESSAGES = 8
-"""Messages that one process handles at once. Each may be 7 MiB long before it is refused."""
+BATCH_MESSAGES = 32
+"""Messages that one process handles at once, of up to a MiB each. They share the bus's batches."""
 POLL_S = 2.0
 """How long one request for messages stands, and so how long a lost one is waited for."""
-ACK_WAIT_S = 60
+ACK_WAIT_S = 15
+"""An event that a process has said nothing of for this long is handled by another."""
+PROGRESS_S = 5.0
 RETRY_S_MAX = 30.0
 STOP_S = 10.0
 _KEPT_HEADERS = ("traceparent", REDRIVE_HEADER)
@@ -139,8 +141,6 @@ class TriggerEvents:
             delivery.ack()
 
     async def _fire(self, delivery: Delivery, headers: dict[str, str]) -> None:
-        if len(delivery.payload) > EVENT_BYTES_MAX:
-            raise EventUnusable(f"an event has at most {EVENT_BYTES_MAX} bytes, and this one {len(delivery.payload)}")
         event = decode(_event_decoder, delivery.payload)
         _, workspace, name = delivery.subject.split(".")
         triggers = await self._store.of_event(workspace, name)
@@ -154,7 +154,11 @@ class TriggerEvents:
         }
         occurrence = Occurrence(event, facts, f"event/{sequence}")
         failures = []
+        told_at = time.monotonic()
         for trigger in triggers:
+            if time.monotonic() - told_at > PROGRESS_S:  # one event may fire a thousand triggers
+                delivery.in_progress()
+                told_at = time.monotonic()
             try:
                 await self._firing.fire(trigger, occurrence, traceparent=headers.get("traceparent"))
             except (Refused, EventUnusable) as error:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 CONSUMER = "api-ticks"
 SERVICE = "api"
 AT_ONCE_MAX = 64
-ACK_WAIT_S = 30
+ACK_WAIT_S = 15
 RETRY_S = 2.0
 
 
