@@ -263,7 +263,7 @@ def test_every_entry_of_the_tables_is_met(monkeypatch: pytest.MonkeyPatch) -> No
         return next_status(table, status, event, place)
 
     monkeypatch.setattr(evolve_steps, "next_status", noted)
-    for seed in range(600):
+    for seed in range(1_500):
         play = Play(seed)
         for _ in range(MESSAGES_MAX):
             play.step()
