@@ -17,6 +17,7 @@ PARTITION_COUNT = 16
 _FNV_OFFSET = 0x811C9DC5
 _FNV_PRIME = 0x01000193
 _NAMESPACE = uuid.UUID("6d696c6c-7261-5365-8000-657865637574")
+_GATES = uuid.UUID("6d696c6c-7261-5365-8000-000067617465")
 
 
 def new_id(now_s: float | None = None, randomness: bytes | None = None) -> str:
@@ -67,3 +68,8 @@ def attempt_key(step: str, item: int | None, attempt: int) -> str:
 def child_execution_id(execution_id: str, key: str) -> str:
     """Return the id of the execution that performs the attempt `key` of another one (UUIDv5)."""
     return str(uuid.uuid5(_NAMESPACE, f"{execution_id}\x00{key}"))
+
+
+def gate_id(workspace: str, workflow_id: str, rule: str, key: str) -> str:
+    """Return the id of a gate of flow control: one for each value of a rule's key (UUIDv5)."""
+    return str(uuid.uuid5(_GATES, f"{workspace}\x00{workflow_id}\x00{rule}\x00{key}"))

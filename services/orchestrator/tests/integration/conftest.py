@@ -17,6 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from millrace.embedded import BackgroundStack
+from millrace_orchestrator.adapters.gatekeeper import Gatekeeper
 from millrace_orchestrator.bootstrap import orchestrator
 from millrace_orchestrator.engine import Engine
 from millrace_orchestrator.settings import OrchestratorSettings
@@ -25,11 +26,12 @@ from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.log_reader import Stored, read_log, read_subject
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import NANOSECONDS, STREAMS, ensure_streams
-from millrace_shared.codec import decode_transition, decode_work, encode
+from millrace_shared.codec import decode_inbox, decode_transition, decode_work, encode
 from millrace_shared.definition.canonical import canonical_json, content_hash
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.ids import attempt_key, new_id, partition_of
 from millrace_shared.messages import (
+    Admission,
     CancelRequest,
     ErrorInfo,
     Event,
@@ -298,3 +300,62 @@ def partition_ids() -> Callable[[int], Iterator[str]]:
         return (one for one in iter(new_id, "") if partition_of(one) == partition)
 
     return ids
+
+
+class Inbox:
+    """What executions were told, in order, read from the stream itself."""
+
+    def __init__(self, bus: Any) -> None:
+        self._bus = bus
+        self._next = 1
+        self.told: list[Any] = []
+
+    async def read(self) -> list[Any]:
+        """Return what was not read before."""
+        new = []
+        async for stored in read_subject(self._bus.connection, "INBOX", "in.*.*", self._next):
+            self._next = stored.sequence + 1
+            new.append(decode_inbox(stored.payload))
+        self.told += new
+        return new
+
+    async def admitted(self) -> list[str]:
+        await self.read()
+        return [one.execution_id for one in self.told if isinstance(one, Admission) and one.admitted]
+
+    async def refused(self) -> list[str]:
+        await self.read()
+        return [one.execution_id for one in self.told if isinstance(one, Admission) and not one.admitted]
+
+    async def cancelled(self) -> list[str]:
+        await self.read()
+        return [one.execution_id for one in self.told if isinstance(one, CancelRequest)]
+
+    async def has_admitted(self, *execution_ids: str) -> None:
+        async def look() -> bool:
+            return await self.admitted() == list(execution_ids)
+
+        await self._bus.eventually(look, f"{len(execution_ids)} admitted")
+
+
+@pytest.fixture
+def inbox(bus: Any) -> Inbox:
+    return Inbox(bus)
+
+
+@pytest.fixture
+async def new_keeper(bus: Any) -> Any:
+    keepers = []
+
+    async def make(publisher: Publisher | None = None) -> Gatekeeper:
+        keepers.append(Gatekeeper(bus.connection, publisher or bus.publisher))
+        return keepers[-1]
+
+    yield make
+    for one in keepers:
+        await one.stop()
+
+
+@pytest.fixture
+async def keeper(new_keeper: Any) -> Any:
+    return await new_keeper()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,10 @@ from millrace_shared.expressions.errors import ExpressionError
 from millrace_shared.expressions.program import Evaluate
 from millrace_shared.expressions.template import Template, compile_template
 from millrace_shared.gates import OnLimit
+from millrace_shared.ids import gate_id
 from millrace_shared.messages import StartRequest
 
 KEY_CHARS_MAX = 256
-_NAMESPACE = uuid.UUID("6d696c6c-7261-5365-8000-000067617465")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +43,8 @@ class GateRule:
 
     def gate(self, request: StartRequest, key: str) -> Gate:
         """Return the gate of a key, as the version that a request runs wants it."""
-        name = f"{request.workspace}\x00{request.workflow_id}\x00{self.rule}\x00{key}"
         return Gate(
-            id=str(uuid.uuid5(_NAMESPACE, name)),
+            id=gate_id(request.workspace, request.workflow_id, self.rule, key),
             rule=self.rule,
             key=key,
             limit=self.limit,
