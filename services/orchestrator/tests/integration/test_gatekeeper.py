@@ -77,7 +77,7 @@ async def test_one_too_many_is_turned_away(keeper: Gatekeeper, inbox: Any):
     one, (a, b, c) = gate(limit=1, on_limit="drop"), names(3)
     await keeper.enter(enter(one, a, b))
     assert (await inbox.admitted(), await inbox.refused()) == ([a], [b])
-    assert "1 executions run" in inbox.told[-1].reason
+    assert "at the same time: 1" in inbox.told[-1].reason
     await keeper.leave(leave(one, a))
     await keeper.enter(enter(one, c))
     assert await inbox.admitted() == [a, c]

@@ -153,12 +153,12 @@ def is_idle(state: GateState) -> bool:
 def refusal(gate: Gate, terms: Terms) -> str:
     """Say to people why an execution is turned away."""
     if gate.rule == "throttle":
-        return f"{terms.limit} executions have begun within {terms.per_s:g} s, which is as many as may"
+        return f"as many executions have begun as may within {terms.per_s:g} s: {terms.limit}"
     if gate.rule == "debounce":
         return f"a newer execution came within {terms.delay_s:g} s"
     if terms.on_limit == "cancel_oldest":
-        return f"a newer execution takes its place: {terms.limit} may run at the same time"
-    return f"{terms.limit} executions run, which is as many as may at the same time"
+        return f"a newer execution takes its place; at most so many may run at the same time: {terms.limit}"
+    return f"as many executions run as may at the same time: {terms.limit}"
 
 
 @dataclass(slots=True)
