@@ -44,7 +44,8 @@ class PlannedStep:
 
     `spec` is the static part that a runner needs, as JSON. `template` resolves to the input of an attempt. `for_each`
     resolves to the list of items, and is None for a step that runs once. `use` names the workflow of a `workflow` step
-    among those of the request. `signal` is what a `wait` step waits for, and `signal_default` stands in
+    among those of the request. `output_schema` is that of a step whose
+    output no runner checks. `signal` is what a `wait` step waits for, and `signal_default` stands in
     for it when the time is up.
     """
 
@@ -64,6 +65,7 @@ class PlannedStep:
     repeat: PlannedRepeat | None = None
     cache: PlannedCache | None = None
     approval: Approval | None = None
+    output_schema: dict[str, Any] | None = None
     signal: str | None = None
     signal_default: tuple[Any] | None = None
     use: str | None = None
@@ -139,6 +141,7 @@ def _planned(definition: WorkflowDefinition, step_id: str, step: Step, children:
         repeat=_repeat(step),
         cache=_cache(step),
         approval=step.approval,
+        output_schema=step.output if step.kind in CHILD_KINDS | PLACELESS_KINDS else None,
         signal=wait.signal if wait is not None else None,
         signal_default=(wait.default,) if wait is not None and wait.has_default else None,
         use=step.workflow.key if step.workflow is not None else None,

@@ -7,13 +7,24 @@ from typing import Any
 from millrace_orchestrator.domain import ending
 from millrace_orchestrator.domain.drafting import Draft
 from millrace_orchestrator.domain.plan import PlannedStep
+from millrace_orchestrator.domain.scope import value_of
 from millrace_orchestrator.domain.state import StepState
+from millrace_shared.definition.schemas import mistakes_of
+from millrace_shared.expressions.errors import BlobNeeded
 from millrace_shared.messages import ErrorInfo, StepCompleted, StepFailed
 from millrace_shared.values import BlobRef, Payload
 
+MISTAKES_SHOWN = 5
+
 
 def complete(draft: Draft, step: PlannedStep, item: int | None, output: Payload, **recorded: Any) -> None:
-    """Complete a unit."""
+    """Complete a unit; fail it when its output is not what the author has declared."""
+    problem = _refused(draft, step, output)
+    if problem is not None:
+        recorded.pop("cached", None)
+        recorded.pop("signal", None)
+        fail(draft, step, item, problem, **recorded)
+        return
     draft.emit(StepCompleted(step.id, item=item, output=output, **recorded))
     settled(draft, step, item)
 
@@ -44,6 +55,27 @@ def item_settled(draft: Draft, step: PlannedStep) -> None:
         draft.worklist.extend(step.children)
     elif state.items_settled == state.count or not draft.may_start(step):
         ending.settle_for_each(draft, step)
+
+
+def _refused(draft: Draft, step: PlannedStep, output: Payload) -> ErrorInfo | None:
+    """Return what is wrong with an output that nobody has checked yet.
+
+    Raises:
+        BlobNeeded: it is claim-checked.
+    """
+    if step.output_schema is None:
+        return None
+    value = value_of(output, draft.loaded)
+    if isinstance(value, BlobRef):
+        raise BlobNeeded(frozenset((value,)))
+    if isinstance(value, Payload):
+        raise BlobNeeded(frozenset(value.refs.values()))
+    mistakes = mistakes_of(step.output_schema, value, MISTAKES_SHOWN)
+    if not mistakes:
+        return None
+    described = "; ".join(f"{place or 'output'}: {message}" for place, message in mistakes)
+    problem = f"the output does not match the step's JSON Schema: {described}"
+    return ErrorInfo("invalid_output", "invalid_output", problem)
 
 
 def _gathered(state: StepState) -> Payload:

@@ -1,0 +1,108 @@
+"""What runners are given to do, the facts that they report, and what nobody could process."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+
+from millrace_shared.messages.common import NOTHING, ErrorInfo, WorkKind
+from millrace_shared.values import Payload
+
+
+class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
+    """The work message: everything a runner needs for one attempt, except the values of secrets.
+
+    `spec` is the static part of the step from the definition (`plan.py` of the orchestrator builds it); `input` is
+    resolved but for `secrets` (see `StepScheduled`). The runner ends the attempt `timeout_s` after it began, and in any
+    case at `deadline` (Unix seconds), when the execution itself times out. `again` says that the attempt may have been
+    performed already: the runner looks for its result first. `cache` is the key under which the result is looked up
+    before and kept afterwards, for `cache_ttl_s`; empty: not cached.
+    """
+
+    execution_id: str
+    workspace: str
+    workflow_id: str
+    workflow_name: str
+    workflow_version: int
+    step: str
+    attempt: int
+    kind: WorkKind
+    timeout_s: float
+    deadline: float
+    spec: msgspec.Raw = msgspec.Raw(b"{}")
+    input: Payload = NOTHING
+    secrets: dict[str, tuple[str, ...]] = {}
+    item: int | None = None
+    traceparent: str | None = None
+    again: bool = False
+    cache: str = ""
+    cache_ttl_s: float = 0.0
+
+
+class StepStarted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step_started"):
+    """A runner has begun an attempt that takes a while. A short one is told by its result alone."""
+
+    execution_id: str
+    step: str
+    attempt: int
+    at: float
+    item: int | None = None
+    runner: str = ""
+
+
+class LlmCall(msgspec.Struct, frozen=True, omit_defaults=True, tag="llm_call"):
+    """One call to a model, as it was made."""
+
+    execution_id: str
+    workspace: str
+    workflow_id: str
+    step: str
+    attempt: int
+    sequence: int
+    provider: str
+    model: str
+    at: float
+    duration_s: float
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: Decimal | None = None
+    price_version: str | None = None
+    time_to_first_token_s: float | None = None
+    finish_reason: str | None = None
+    error: ErrorInfo | None = None
+    item: int | None = None
+
+
+class TokenDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="token_delta"):
+    """A piece of a model's streamed answer, for live viewers."""
+
+    execution_id: str
+    step: str
+    attempt: int
+    sequence: int
+    text: str
+    at: float
+    item: int | None = None
+
+
+Fact = StepStarted | LlmCall | TokenDelta
+
+
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message that could not be processed: where it came from, why, and its bytes (base64 in JSON).
+
+    `headers` are those of its headers that whoever sends it again must send, too.
+    """
+
+    stream: str
+    subject: str
+    reason: str
+    service: str
+    at: float
+    payload: bytes
+    sequence: int = 0
+    truncated: bool = False
+    headers: dict[str, str] = {}
