@@ -19,7 +19,7 @@ from millrace_api.bootstrap import Running, serve
 from millrace_api.settings import ApiSettings
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection, connect
-from millrace_shared.bus.log_reader import read_last
+from millrace_shared.bus.log_reader import read_last, read_subject
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import decode_request, encode
 from millrace_shared.execution.tables import ATTEMPTS, EXECUTIONS, STEPS, Table
@@ -29,6 +29,7 @@ from millrace_shared.messages import (
     Event,
     ExecutionFinished,
     ExecutionStarted,
+    StartRequest,
     StepCompleted,
     StepScheduled,
     Transition,
@@ -116,6 +117,41 @@ class Api:
         execution_id: str = answer.json()["execution_id"]
         return execution_id
 
+    def fresh(self, kind: str) -> str:
+        """Return a name that nothing has."""
+        return f"{kind}-{next(_names)}-{time.time_ns()}"
+
+    async def accepting(self, **inputs: Any) -> str:
+        """Save a workflow with these inputs; return its name."""
+        return await self.workflow(inputs=inputs, steps={"greet": {"transform": "hello"}})
+
+    async def trigger(self, workflow: str, kind: str, **fields: Any) -> dict[str, Any]:
+        """Save a trigger; return it as the answer shows it."""
+        body = {"name": self.fresh(kind), "kind": kind, "workflow": workflow, **fields}
+        answer = await self.http.post("/api/v1/triggers", json=body)
+        assert answer.status_code == 201, answer.text
+        saved: dict[str, Any] = answer.json()
+        return saved
+
+    async def shown(self, trigger: dict[str, Any]) -> dict[str, Any]:
+        """Return a trigger as it is now."""
+        found: dict[str, Any] = (await self.http.get(f"/api/v1/triggers/{trigger['id']}")).json()
+        return found
+
+    async def started(self, trigger: dict[str, Any]) -> list[StartRequest]:
+        """Return the requests that a trigger has made."""
+        found = []
+        async for stored in read_subject(self.orchestrator.connection, "INBOX", "in.*.*.start"):
+            request = decode_request(stored.payload)
+            if request.origin is not None and request.origin.trigger_id == trigger["id"]:
+                found.append(request)
+        return found
+
+    async def publish_event(self, name: str, payload: bytes, **headers: str) -> int:
+        """Publish an event, as another service does; return its sequence."""
+        message = Outgoing(subjects.trigger_event("default", name), payload, extra=headers)
+        return (await self.orchestrator.publisher.publish(message)).seq
+
     async def project(self, view: ExecutionView, **changes: Any) -> None:
         """Write an execution's rows, as telemetry does."""
         assert view.execution is not None
@@ -179,6 +215,12 @@ async def api(nats_url: str, database_url: str, tmp_path_factory: pytest.TempPat
     """An api with the projection's tables, shared by the tests of a module: each saves workflows of its own."""
     async with running_api(nats_url, database_url, tmp_path_factory.mktemp("api")) as started:
         yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def workflow(api: Api) -> str:
+    """A workflow that takes anything as `what`."""
+    return await api.accepting(what={"default": None})
 
 
 @pytest.fixture
