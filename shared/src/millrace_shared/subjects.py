@@ -10,6 +10,7 @@
 | `ev.<p>.<exec>` | orchestrator | telemetry, api | the log: one transition per message |
 | `live.<p>.<exec>` | the server (republished) | api | the log as it grows, not stored |
 | `work.<kind>.<lane>.<p>.<exec>.<attempt key>` | orchestrator | agent-runner | one step attempt to perform |
+| `snap.<p>.<exec>` | orchestrator | orchestrator | the state of a long execution, to fold the rest of its log from |
 | `tel.<p>.<exec>.<fact>` | agent-runner | telemetry, api | facts that move no state |
 | `def.<hash>` | api | orchestrator | an immutable workflow definition |
 | `dead.<stream>` | any consumer | people, api | what could not be processed, with the reason |
@@ -52,6 +53,11 @@ def inbox(execution_id: str) -> str:
 def log(execution_id: str) -> str:
     """The one exact subject that holds an execution's log."""
     return f"ev.{partition_of(execution_id)}.{execution_id}"
+
+
+def snapshot(execution_id: str) -> str:
+    """Where the last snapshot of a long execution is kept."""
+    return f"snap.{partition_of(execution_id)}.{execution_id}"
 
 
 def live(execution_id: str) -> str:

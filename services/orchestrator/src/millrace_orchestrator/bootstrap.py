@@ -11,6 +11,7 @@ from millrace_orchestrator.adapters.gatekeeper import Gatekeeper
 from millrace_orchestrator.adapters.inbox import Inbox
 from millrace_orchestrator.adapters.journal import Journal
 from millrace_orchestrator.adapters.plans import Plans
+from millrace_orchestrator.adapters.snapshots import Snapshots
 from millrace_orchestrator.adapters.sweeper import Sweeper
 from millrace_orchestrator.adapters.timers import ShortTimers
 from millrace_orchestrator.decider import Decider
@@ -41,12 +42,15 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
         publisher = await Publisher(connection).start()
         plans = Plans(connection, publisher)
         with BoundedEvaluator() as evaluator:
-            journal = Journal(connection, publisher, plans)
+            snapshots = Snapshots(connection)
+            journal = Journal(connection, publisher, plans, snapshots)
             crowds, leases = Crowds(), Leases(publisher)
             horizon_s = settings.orchestrator_timer_horizon_s
             decider = Decider(journal, plans, Blobs(settings.blobs), evaluator.evaluate, crowds)
             dormitory = Dormitory(connection, publisher, leases, Rhythm(horizon_s))
-            engine = Engine(journal, decider, publisher, leases, dormitory, crowds, settings.orchestrator_cache_max)
+            engine = Engine(
+                journal, decider, publisher, leases, dormitory, snapshots, crowds, settings.orchestrator_cache_max
+            )
             engine.timers = timers = ShortTimers(engine.timer_fired)
             engine.inbox = Inbox(connection, engine)
             gatekeeper = Gatekeeper(connection, publisher)

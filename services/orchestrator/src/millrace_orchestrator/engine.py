@@ -20,6 +20,7 @@ from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.dispatcher import Dispatcher
 from millrace_orchestrator.adapters.inbox import Arrival, Inbox, is_start
 from millrace_orchestrator.adapters.journal import Append, Execution, Journal
+from millrace_orchestrator.adapters.snapshots import Snapshots
 from millrace_orchestrator.adapters.timers import ShortTimers
 from millrace_orchestrator.decider import Decider
 from millrace_orchestrator.domain.commands import Arm
@@ -62,6 +63,7 @@ class Engine:
         publisher: Publisher,
         leases: Leases,
         dormitory: Dormitory,
+        snapshots: Snapshots,
         crowds: Crowds,
         cache_max: int,
     ) -> None:
@@ -70,6 +72,7 @@ class Engine:
         self._publisher = publisher
         self._leases = leases
         self._dormitory = dormitory
+        self._snapshots = snapshots
         self._crowds = crowds
         self._cache_max = cache_max
         self._intake = Intake()
@@ -212,6 +215,8 @@ class Engine:
                     metrics.finished[event.status].inc()
             if turn.after is not None:
                 turn.after = replace(turn.after, sequence=result)
+                if turn.after.state is not None:
+                    self._snapshots.consider(turn.after.state, result, turn.after.changed_at)
 
     async def _perform(self, turns: Sequence[Turn]) -> None:
         await self._dormitory.wake([turn for turn in turns if turn.failed is None])

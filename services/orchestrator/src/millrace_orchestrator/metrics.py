@@ -13,6 +13,7 @@
 | `millrace_orchestrator_gate_verdicts_total{rule,verdict}` | counter | what gates of flow control have said |
 | `millrace_orchestrator_gates_contended_total` | counter | changes of gates that came too late, and were made again |
 | `millrace_orchestrator_logs_folded_total` | counter | executions read from their log because they were not in memory |
+| `millrace_orchestrator_snapshots_total{what}` | counter | snapshots `taken`, `used`, and `doubted` and left alone |
 | `millrace_orchestrator_reemitted_total` | counter | commands given again after a takeover or a redelivery |
 | `millrace_orchestrator_takeovers_total` | counter | partitions scanned for active executions |
 | `millrace_orchestrator_leases_put_total{why}` | counter | leases put anew: `renewed` ones that are old, `woken` ones |
@@ -51,6 +52,7 @@ fences_lost = Counter(f"{_PREFIX}_fences_lost_total", "Commits refused because s
 _gate_verdicts = Counter(f"{_PREFIX}_gate_verdicts_total", "What gates have said.", ["rule", "verdict"])
 gates_contended = Counter(f"{_PREFIX}_gates_contended_total", "Changes of gates that came too late.")
 logs_folded = Counter(f"{_PREFIX}_logs_folded_total", "Executions read from their log.")
+_snapshots = Counter(f"{_PREFIX}_snapshots_total", "Snapshots of long executions.", ["what"])
 reemitted = Counter(f"{_PREFIX}_reemitted_total", "Commands given again after a takeover or a redelivery.")
 takeovers = Counter(f"{_PREFIX}_takeovers_total", "Partitions scanned for active executions.")
 _leases_put = Counter(f"{_PREFIX}_leases_put_total", "Leases put anew.", ["why"])
@@ -68,3 +70,4 @@ gate_verdicts = {
     for kind in get_args(NoticeKind)
 }
 leases_put = {why: _leases_put.labels(why=why) for why in ("renewed", "woken")}
+snapshots = {what: _snapshots.labels(what=what) for what in ("taken", "used", "doubted")}

@@ -17,8 +17,10 @@ from millrace_orchestrator.domain.decide import decide
 from millrace_orchestrator.domain.evolve import advance, fold
 from millrace_orchestrator.domain.gates import Enter, Leave
 from millrace_orchestrator.domain.plan import Plan, compile_plan
+from millrace_orchestrator.domain.snapshot import decode_snapshot, encode_snapshot
 from millrace_orchestrator.domain.state import ExecutionState
 from millrace_shared import messages
+from millrace_shared.codec import decode_transition, encode
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.messages import (
     LOG_VERSION,
@@ -192,6 +194,22 @@ def test_the_state_is_the_fold_of_the_log_after_every_message(seed: int) -> None
     for _ in range(MESSAGES_MAX):
         if play.step():
             assert fold(play.plan, play.log) == play.state
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0, 1))
+def test_a_snapshot_at_any_point_and_the_rest_lead_where_the_whole_log_does(seed: int, share: float) -> None:
+    play = Play(seed)
+    for _ in range(MESSAGES_MAX):
+        play.step()
+    if not play.log:
+        return
+    log = [decode_transition(encode(transition)) for transition in play.log]
+    point = int(share * (len(log) - 1)) + 1
+    snapshot = decode_snapshot(encode_snapshot(fold(play.plan, log[:point]), 7, 1.5))
+    assert snapshot is not None
+    assert (snapshot.state.version, snapshot.sequence, snapshot.at) == (point, 7, 1.5)
+    assert fold(play.plan, log[point:], snapshot.state) == fold(play.plan, log)
 
 
 @settings(max_examples=300, deadline=None)

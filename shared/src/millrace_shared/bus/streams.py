@@ -84,6 +84,11 @@ STREAMS: tuple[Stream, ...] = (
         },
     ),
     Stream(
+        "SNAPSHOTS",
+        ("snap.*.*",),
+        extra={"max_msgs_per_subject": 1, "persist_mode": "async"},  # made again from EVENTS when it is lost
+    ),
+    Stream(
         "TIMERS",
         ("timer.set.*.*.*", "timer.fire.*.*.*", "timer.cron.*.*", "timer.tick.*.*"),
         extra={

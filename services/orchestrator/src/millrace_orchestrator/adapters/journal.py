@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.plans import Plans
-from millrace_orchestrator.domain.errors import NotStarted
+from millrace_orchestrator.adapters.snapshots import SNAPSHOT_EVERY, Snapshots
+from millrace_orchestrator.domain.errors import ImpossibleTransition, NotStarted
 from millrace_orchestrator.domain.evolve import fold
 from millrace_orchestrator.domain.plan import Plan
 from millrace_orchestrator.domain.state import ExecutionState
 from millrace_orchestrator.errors import DefinitionMissing, ExecutionBroken
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_last_of_each, read_log
+from millrace_shared.bus.log_reader import Stored, read_last_of_each, read_subject
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import decode_transition
 from millrace_shared.errors import MillraceError
-from millrace_shared.messages import ExecutionStarted
+from millrace_shared.messages import ExecutionStarted, StartRequest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,11 @@ class Append:
 class Journal:
     """The logs of all executions."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, plans: Plans) -> None:
+    def __init__(self, connection: Connection, publisher: Publisher, plans: Plans, snapshots: Snapshots) -> None:
         self._connection = connection
         self._publisher = publisher
         self._plans = plans
+        self._snapshots = snapshots
 
     async def load(self, execution_id: str) -> Execution | None:
         """Fold an execution's log; None when it has none.
@@ -63,19 +68,43 @@ class Journal:
             MessageInvalid, NotStarted, ImpossibleTransition: its log cannot be read by this version.
             BusUnavailable: the server did not answer.
         """
-        stored = await read_log(self._connection, execution_id)
+        stored: list[Stored] = []
+        async for message in read_subject(self._connection, "EVENTS", subjects.log(execution_id)):
+            stored.append(message)
+            if len(stored) == SNAPSHOT_EVERY:  # it is long, so somebody may have taken a snapshot
+                execution = await self._load_rest(_request(execution_id, stored[0]))
+                if execution is not None:
+                    return execution
         if not stored:
             return None
         metrics.logs_folded.inc()
+        plan = await self._plan(_request(execution_id, stored[0]))
         transitions = [decode_transition(message.payload) for message in stored]
-        started = next(iter(transitions[0].events), None)
-        if not isinstance(started, ExecutionStarted):
-            raise NotStarted(f"the log of {execution_id} does not begin with execution.started")
+        return Execution(plan, fold(plan, transitions), stored[-1].sequence, changed_at=transitions[-1].at)
+
+    async def _load_rest(self, request: StartRequest) -> Execution | None:
+        """Fold what follows the last snapshot; None when there is none that is beyond doubt."""
+        found = await self._snapshots.rest(request)
+        if found is None:
+            return None
+        snapshot, transitions, stored = found
+        plan = await self._plan(request)
         try:
-            plan = await self._plans.get(started.request.definition, started.request.part)
+            state = fold(plan, transitions, snapshot.state)
+        except ImpossibleTransition as error:
+            log.warning(
+                "execution %s is folded from its beginning, not from its snapshot: %s", request.execution_id, error
+            )
+            return None
+        metrics.logs_folded.inc()
+        changed_at = transitions[-1].at if transitions else snapshot.at
+        return Execution(plan, state, stored[-1].sequence, changed_at=changed_at)
+
+    async def _plan(self, request: StartRequest) -> Plan:
+        try:
+            return await self._plans.get(request.definition, request.part)
         except DefinitionMissing as error:
             raise ExecutionBroken(f"it has started, and {error}") from error
-        return Execution(plan, fold(plan, transitions), stored[-1].sequence, changed_at=transitions[-1].at)
 
     async def begun(self, execution_ids: Sequence[str]) -> set[str]:
         """Return which of these executions have a log.
@@ -99,3 +128,10 @@ class Journal:
         return await self._publisher.publish_all(
             [Outgoing(subjects.log(one.execution_id), one.payload, one.sequence) for one in appends]
         )
+
+
+def _request(execution_id: str, first: Stored) -> StartRequest:
+    started = next(iter(decode_transition(first.payload).events), None)
+    if not isinstance(started, ExecutionStarted):
+        raise NotStarted(f"the log of {execution_id} does not begin with execution.started")
+    return started.request
