@@ -37,16 +37,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import datetime
 from typing import Any
 
-import msgspec
-
-from millrace_shared import tracing
 from millrace_shared.codec import decode_transition
 from millrace_shared.errors import MessageInvalid
 from millrace_shared.execution.changes import NO_VALUES, Change
+from millrace_shared.execution.columns import (
+    document,
+    error_document,
+    failure_status,
+    moment,
+    request_columns,
+    timestamp,
+    usage_columns,
+)
 from millrace_shared.execution.tables import NO_ITEM
 from millrace_shared.messages import (
     NOTHING,
@@ -61,7 +66,6 @@ from millrace_shared.messages import (
     ExecutionResumed,
     ExecutionStarted,
     SignalReceived,
-    StartRequest,
     StepCancelled,
     StepCompleted,
     StepExpanded,
@@ -74,9 +78,7 @@ from millrace_shared.messages import (
     StepSkipped,
     StepWaiting,
     Transition,
-    Usage,
 )
-from millrace_shared.values import Payload
 
 EVENTS_PER_TRANSITION = 100_000
 """Spacing of `step_order`: no transition holds this many events, so the order is that of the log."""
@@ -115,48 +117,6 @@ def changes(transition: Transition, stream_sequence: int) -> list[Change]:
         ) from error
 
 
-def document(payload: Payload) -> dict[str, Any]:
-    """Return what a JSON column holds for a payload."""
-    if not payload.refs:
-        return {"data": payload.data}
-    return {"data": payload.data, "refs": msgspec.to_builtins(payload.refs)}
-
-
-def request_columns(request: StartRequest) -> dict[str, Any]:
-    """Return the columns of `executions` that an execution has from its request alone."""
-    columns: dict[str, Any] = {
-        "workspace": request.workspace,
-        "workflow_id": request.workflow_id,
-        "workflow_name": request.workflow_name,
-        "workflow_version": request.workflow_version,
-        "definition": request.definition,
-        "execution_name": request.execution_name,
-        "priority": request.priority,
-        "labels": request.labels,
-        "requested_by": request.requested_by,
-        "trace_id": tracing.trace_id(request.execution_id, request.traceparent),
-        "input": document(request.input),
-        "created_at": _time(request.requested_at),
-    }
-    parent = request.parent  # most executions have none of what follows, and so write none of these columns
-    if parent is not None:
-        columns.update(
-            parent_id=parent.execution_id,
-            parent_step=parent.step,
-            parent_item=parent.item,
-            root_id=parent.root,
-            depth=parent.depth,
-            inline=parent.inline,
-        )
-    if request.part:
-        columns["part"] = request.part
-    if request.origin is not None:
-        columns["origin"] = msgspec.to_builtins(request.origin)
-    if request.breakpoints:
-        columns["breakpoints"] = list(request.breakpoints)
-    return columns
-
-
 class _Projection:
     """The changes of one transition, as they are collected."""
 
@@ -165,7 +125,7 @@ class _Projection:
     def __init__(self, transition: Transition) -> None:
         self._transition = transition
         self._id = transition.execution_id
-        self._at = _time(transition.at)
+        self._at = moment(transition.at)
         self._order = transition.version * EVENTS_PER_TRANSITION
         self._changes: list[Change] = []
         self._set: dict[str, Any] = {"updated_at": self._at, "last_version": transition.version}
@@ -182,32 +142,33 @@ class _Projection:
         return self._changes
 
     def execution_started(self, event: ExecutionStarted) -> None:
-        self._set.update(request_columns(event.request), started_at=self._at, deadline_at=_time(event.deadline))
+        self._set.update(request_columns(event.request), started_at=self._at, deadline_at=moment(event.deadline))
 
     def execution_held(self, event: ExecutionHeld) -> None:
-        held = {"gate": event.gate, "rule": event.rule, "key": event.key, "since": _text(self._at)}
+        held = {"gate": event.gate, "rule": event.rule, "key": event.key, "since": timestamp(self._at)}
         self._set.update(started_at=None, held=held)
 
     def execution_admitted(self, event: ExecutionAdmitted) -> None:
         if event.deadline is not None:  # that was the last gate: what it waited at them all does not count
-            self._set.update(held=None, started_at=self._at, deadline_at=_time(event.deadline))
+            self._set.update(held=None, started_at=self._at, deadline_at=moment(event.deadline))
 
     def execution_paused(self, event: ExecutionPaused) -> None:
-        paused = {"reason": event.reason, "by": event.requested_by, "since": _text(self._at)}
-        paused["deadline"] = _text(_time(event.deadline))
-        self._set.update(paused=paused, deadline_at=_time(event.deadline))
+        paused = {"reason": event.reason, "by": event.requested_by, "since": timestamp(self._at)}
+        paused["deadline"] = timestamp(moment(event.deadline))
+        self._set.update(paused=paused, deadline_at=moment(event.deadline))
 
     def execution_resumed(self, event: ExecutionResumed) -> None:
-        self._set.update(paused=None, deadline_at=_time(event.deadline))
+        self._set.update(paused=None, deadline_at=moment(event.deadline))
 
     def no_change(self, event: Event) -> None:
         """The event moves nothing that is shown in a column; `transitions` holds it."""
 
     def execution_ending(self, event: ExecutionEnding) -> None:
-        deadline = _time(event.deadline)
-        ending: dict[str, Any] = {"outcome": event.outcome, "since": _text(self._at), "deadline": _text(deadline)}
+        deadline = moment(event.deadline)
+        ending: dict[str, Any] = {"outcome": event.outcome, "since": timestamp(self._at)}
+        ending["deadline"] = timestamp(deadline)
         if event.error is not None:
-            ending["error"] = _error(event.error)
+            ending["error"] = error_document(event.error)
         self._set.update(ending=ending, held=None, deadline_at=deadline)
         if event.outcome != "failed":  # after a failure a pause stays: somebody may look before cleanup runs
             self._set["paused"] = None
@@ -216,7 +177,7 @@ class _Projection:
         self._set["final_status"] = event.status
         self._set["output"] = document(event.output)
         self._set["completed_at"] = self._at
-        self._set["error"] = _error(event.error)
+        self._set["error"] = error_document(event.error)
         self._set["error_category"] = event.error and event.error.category
 
     def step_queued(self, event: StepQueued) -> None:
@@ -232,9 +193,7 @@ class _Projection:
             "attempt": event.attempt,
             "wait_until": None,
         }
-        if (
-            event.attempt <= 1 or event.input != NOTHING
-        ):  # an attempt after a failed one has the same, and leaves it out
+        if event.attempt <= 1 or event.input != NOTHING:  # after a failed attempt it is the same, and left out
             columns["input"] = document(event.input)
         if event.child:
             columns["child_id"] = event.child
@@ -243,7 +202,7 @@ class _Projection:
     def step_waiting(self, event: StepWaiting) -> None:
         columns: dict[str, Any] = {
             "status": "waiting",
-            "wait_until": _time(event.until),
+            "wait_until": moment(event.until),
             "wait_reason": event.reason,
         }
         if event.signal:
@@ -257,9 +216,9 @@ class _Projection:
         columns = {
             "status": "waiting",
             "attempt": event.attempt,
-            "wait_until": _time(event.at),
+            "wait_until": moment(event.at),
             "wait_reason": "retry",
-            "error": _error(event.error),
+            "error": error_document(event.error),
             "error_category": event.error.category,
         }
         self._count("retries")
@@ -304,9 +263,9 @@ class _Projection:
 
     def step_failed(self, event: StepFailed) -> None:
         columns = {
-            "status": _failure(event.error),
+            "status": failure_status(event.error),
             "wait_until": None,
-            "error": _error(event.error),
+            "error": error_document(event.error),
             "error_category": event.error.category,
             "completed_at": self._at,
         }
@@ -337,15 +296,15 @@ class _Projection:
         error: ErrorInfo | None,
     ) -> None:
         """An attempt ended, or the orchestrator performed the step itself (attempt 0)."""
-        started = None if event.started_at is None else _time(event.started_at)
-        finished = self._at if event.finished_at is None else _time(event.finished_at)
+        started = None if event.started_at is None else moment(event.started_at)
+        finished = self._at if event.finished_at is None else moment(event.finished_at)
         if event.attempt > 0:
             columns["attempt"] = event.attempt
             columns["runner"] = event.runner
             self._attempt(event, error, started, finished)
         elif started is None:
             started = self._at
-        used = _usage(event.usage)
+        used = usage_columns(event.usage)
         add = {**used, "retry_count": 1} if isinstance(event, StepRetryScheduled) else used
         self._step(event.step, event.item, columns, add, started_at=started)
         if used:
@@ -363,10 +322,10 @@ class _Projection:
     ) -> None:
         usage = event.usage
         columns = {
-            "status": "completed" if error is None else _failure(error),
+            "status": "completed" if error is None else failure_status(error),
             "started_at": started,
             "finished_at": finished,
-            "error": _error(error),
+            "error": error_document(error),
             "runner": event.runner,
             "tokens_used": 0 if usage is None else usage.input_tokens + usage.output_tokens,
             "cost_usd": None if usage is None else usage.cost_usd,
@@ -396,34 +355,6 @@ class _Projection:
         columns["updated_at"] = self._at
         key = (self._id, step, NO_ITEM if item is None else item)
         self._changes.append(Change("steps", key, columns, add or NO_VALUES, first))
-
-
-def _usage(usage: Usage | None) -> dict[str, Any]:
-    if usage is None or not (usage.calls or usage.cost_usd):
-        return {}
-    return {
-        "tokens_used": usage.input_tokens + usage.output_tokens,
-        "llm_calls": usage.calls,
-        "cost_usd": usage.cost_usd or Decimal(0),
-        "unpriced_results": int(usage.cost_usd is None),
-    }
-
-
-def _failure(error: ErrorInfo) -> str:
-    return "timeout" if error.category == "timeout" else "failed"
-
-
-def _error(error: ErrorInfo | None) -> dict[str, Any] | None:
-    return None if error is None else msgspec.to_builtins(error)
-
-
-def _time(unix_s: float) -> datetime:
-    return datetime.fromtimestamp(unix_s, UTC)
-
-
-def _text(moment: datetime) -> str:
-    """A time as JSON columns hold it: RFC 3339, UTC."""
-    return moment.isoformat().replace("+00:00", "Z")
 
 
 _HANDLERS: dict[type[Any], Callable[[_Projection, Any], None]] = {

@@ -24,7 +24,7 @@ from millrace_shared.codec import decode_transition
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.definition.parts import PartUnknown
 from millrace_shared.errors import BusUnavailable
-from millrace_shared.execution.projection import request_columns
+from millrace_shared.execution.columns import request_columns
 from millrace_shared.execution.tables import EXECUTIONS
 from millrace_shared.execution.view import ExecutionView
 from millrace_shared.ids import is_execution_id
