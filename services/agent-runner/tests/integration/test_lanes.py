@@ -129,7 +129,7 @@ async def test_a_draw_that_is_never_answered_is_given_up(bus: Any, monkeypatch: 
         raise AssertionError("nothing was there to be delivered")
 
     one = draws.Draws(bus.connection, ["a", "b"], lambda _: 0, nothing, lambda *end: ended.append(end))
-    one.draw(1, 3)  # nobody listens for an answer
+    assert one.draw(1, 3)  # nobody listens for an answer
     one.forget_lost()
     assert (one.asked, ended) == ([0, 3], [])
     monkeypatch.setattr(draws, "ANSWER_S_MAX", -1.0)

@@ -1,8 +1,11 @@
 """Drawing work that is known to wait: a request that is answered at once, and so never keeps a slot from other work.
 
 A standing request waits for work to come; a draw takes what is there. The server ends a draw when the consumer has
-nothing more, so that places which another runner was faster to fill are free again within a round trip. One inbox
-serves all consumers; each has at most one draw under way.
+nothing more, so that places which another runner was faster to fill are free again within a round trip.
+
+A consumer may have a few draws under way, so that slots which become free meanwhile need not wait for an answer. The
+server serves them in turns, and a delivery does not say which draw it is for: so each has an inbox of its own, which
+serves all consumers.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ from millrace_shared.bus.pull import Delivery
 
 log = logging.getLogger(__name__)
 
+CHANNELS = 4
+"""Most draws of one consumer at the same time."""
 ANSWER_S_MAX = 5.0
 """A draw that is not over by then was lost with a server: its places are free again."""
-_EMPTY = "404"
+_NO_MORE = frozenset({"404", "408"})
 
 
 class Draws:
@@ -48,53 +53,74 @@ class Draws:
         self._index_of = index_of
         self._deliver = deliver
         self._on_end = on_end
-        self._sent_at = [0.0] * len(consumers)
-        self._inbox = ""
-        self._subscription: Subscription | None = None
+        self._channels = [_Channel(len(consumers)) for _ in range(CHANNELS)]
         self.asked = [0] * len(consumers)
-        """Messages that each draw under way still asks for, by index."""
+        """Messages that the draws under way still ask for, by index."""
 
     async def start(self) -> None:
-        """Open the inbox."""
-        self._inbox = self._connection.new_inbox()
-        self._subscription = await self._connection.listen(f"{self._inbox}.*", self._on_message)
+        """Open the inboxes."""
+        for channel in self._channels:
+            channel.inbox = self._connection.new_inbox()
+            channel.subscription = await self._connection.listen(f"{channel.inbox}.*", self._listener(channel))
 
     async def stop(self) -> None:
-        """Close the inbox; call it once what was asked for has come, or its time is up."""
-        if self._subscription is not None:
-            subscription, self._subscription = self._subscription, None
-            await self._connection.unlisten(subscription)
+        """Close the inboxes."""
+        for channel in self._channels:
+            if channel.subscription is not None:
+                subscription, channel.subscription = channel.subscription, None
+                await self._connection.unlisten(subscription)
 
-    def draw(self, index: int, count: int) -> None:
-        """Ask for `count` messages of a consumer, which has no draw under way."""
-        assert not self.asked[index]
-        self.asked[index] = count
-        self._sent_at[index] = time.monotonic()
-        body = b'{"batch":%d,"no_wait":true}' % count
-        self._connection.send(self._subjects[index], body, f"{self._inbox}.{index}")
+    def draw(self, index: int, count: int) -> bool:
+        """Ask for `count` messages of a consumer. Returns False when as many draws as may be are under way."""
+        for channel in self._channels:
+            if not channel.asked[index]:
+                channel.asked[index] = count
+                channel.sent_at[index] = time.monotonic()
+                self.asked[index] += count
+                body = b'{"batch":%d,"no_wait":true}' % count
+                self._connection.send(self._subjects[index], body, f"{channel.inbox}.{index}")
+                return True
+        return False
 
     def forget_lost(self, *, everything: bool = False) -> None:
         """End the draws that no answer will come to: the old ones, or all when the connection is a new one."""
         now = time.monotonic()
-        for index, count in enumerate(self.asked):
-            if count and (everything or now - self._sent_at[index] > ANSWER_S_MAX):
-                self._end(index, short=True)
+        for channel in self._channels:
+            for index, count in enumerate(channel.asked):
+                if count and (everything or now - channel.sent_at[index] > ANSWER_S_MAX):
+                    self._end(channel, index)
 
-    def _on_message(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
-        if reply:
-            index = self._index_of(subject)
-            if self.asked[index]:  # else it was given up for lost, and comes after all
-                self.asked[index] -= 1
-            self._deliver(index, Delivery(self._connection, subject, payload, reply))
-            if not self.asked[index]:
-                self._on_end(index, False)
-        elif headers:
-            status, description = status_of(headers)
-            if status != _EMPTY:
-                log.warning("a draw was refused: %s %s", status, description.strip())
-            self._end(int(subject.rpartition(".")[2]), short=True)
+    def _listener(self, channel: _Channel) -> Callable[[str, str, bytes, bytes], None]:
+        def listen(subject: str, reply: str, headers: bytes, payload: bytes) -> None:
+            if reply:
+                index = self._index_of(subject)
+                if channel.asked[index]:  # else it was given up for lost, and comes after all
+                    channel.asked[index] -= 1
+                    self.asked[index] -= 1
+                self._deliver(index, Delivery(self._connection, subject, payload, reply))
+                if not channel.asked[index]:
+                    self._on_end(index, False)
+            elif headers:
+                status, description = status_of(headers)
+                if status not in _NO_MORE:
+                    log.warning("a draw was refused: %s %s", status, description.strip())
+                self._end(channel, int(subject.rpartition(".")[2]))
 
-    def _end(self, index: int, *, short: bool) -> None:
-        if self.asked[index]:
-            self.asked[index] = 0
-            self._on_end(index, short)
+        return listen
+
+    def _end(self, channel: _Channel, index: int) -> None:
+        """A draw is over, and came short."""
+        if channel.asked[index]:
+            self.asked[index] -= channel.asked[index]
+            channel.asked[index] = 0
+            self._on_end(index, True)
+
+
+class _Channel:
+    """One draw of each consumer, all with one inbox."""
+
+    def __init__(self, consumers: int) -> None:
+        self.inbox = ""
+        self.subscription: Subscription | None = None
+        self.asked = [0] * consumers
+        self.sent_at = [0.0] * consumers

@@ -121,12 +121,7 @@ class Intake:
     @property
     def committed(self) -> int:
         """Slots that are taken or asked for; never more than there are."""
-        return sum(source.taken for source in self._sources) + self._asked()
-
-    @property
-    def crowded(self) -> int:
-        """Slots that crowded work has taken, or is asked for."""
-        return sum(source.taken for source in self._sources[_FIRST_CROWDED:]) + sum(self._draws.asked[_FIRST_CROWDED:])
+        return self._demand()[0]
 
     def release(self, taken: Taken) -> None:
         """Give a slot back."""
@@ -171,11 +166,6 @@ class Intake:
 
     # The division.
 
-    def _asked(self) -> int:
-        return sum(self._draws.asked) + sum(
-            source.standing.asked for source in self._sources[:_FIRST_CROWDED] if source.standing is not None
-        )
-
     def _divide_soon(self) -> None:
         """Divide once for all that happens in this round of the loop."""
         if not self._dividing:
@@ -186,11 +176,11 @@ class Intake:
         self._dividing = False
         if self._stopped or not self._connection.is_connected:  # a new connection divides anew
             return
-        free = self._slots - self.committed
+        committed, crowded, wanted = self._demand()
+        free = self._slots - committed
         if free <= 0:
             return
-        wanted = [self._wanted(index, source) for index, source in enumerate(self._sources)]
-        given = divide(free, crowded_max(self._slots) - self.crowded, wanted, self._turns)
+        given = divide(free, crowded_max(self._slots) - crowded, wanted, self._turns)
         refused = False
         for index, count in enumerate(given):
             if count:
@@ -198,15 +188,30 @@ class Intake:
         if refused:
             asyncio.get_running_loop().call_later(REFUSED_WAIT_S, self._divide_soon)
 
-    def _wanted(self, index: int, source: _Source) -> int:
-        standing = 0 if source.standing is None else source.standing.asked
-        missing = 0 if source.standing is None or standing else 1
-        if self._draws.asked[index]:
-            return missing
-        return missing + max(0, source.waiting - standing - missing)
+    def _demand(self) -> tuple[int, int, list[int]]:
+        """Return the slots that are taken or asked for, those of them for crowded work, and what each could use more.
+
+        One pass, since it is made for every few steps.
+        """
+        committed = crowded = 0
+        wanted = []
+        for source, drawing in zip(self._sources, self._draws.asked, strict=True):
+            committed += source.taken + drawing
+            if source.standing is None:
+                crowded += source.taken + drawing
+                wanted.append(max(0, source.waiting - drawing))
+                continue
+            standing = source.standing.asked
+            committed += standing
+            wanted.append(max(0 if standing else 1, source.waiting - standing - drawing))
+        return committed, crowded, wanted
 
     def _ask(self, index: int, count: int) -> bool:
-        """Ask a consumer for messages, one by the standing request if that is missing. Returns False when it is not."""
+        """Ask a consumer for messages, one by the standing request if that is missing.
+
+        Returns False when the standing request cannot be made now. The rest, when it cannot be drawn now, is divided
+        again with the end of the draws that are under way.
+        """
         source, loop = self._sources[index], self._sources[index].standing
         stands = True
         if loop is not None and not loop.asked:
@@ -214,9 +219,8 @@ class Intake:
             loop.request()
             stands = loop.asked > 0  # not while the loop is pausing after a refusal
             count -= 1
-        if count:
+        if count and self._draws.draw(index, count):
             source.announced = False
-            self._draws.draw(index, count)
         return stands
 
     # What is not announced.

@@ -102,6 +102,11 @@ def divide(free: int, crowded_free: int, wanted: Sequence[int], turns: Turns) ->
     crowded_wanted = sum(wanted[first_crowded:])
     if sum(wanted[:first_crowded]) + crowded_wanted <= free and crowded_wanted <= max(0, crowded_free):
         return list(wanted)  # enough for all: nobody is passed over
+    waiting = [index for index, count in enumerate(wanted) if count]
+    if len(waiting) == 1:  # nobody to be passed over either
+        [index] = waiting
+        given[index] = min(free, wanted[index], crowded_free if index >= first_crowded else free)
+        return given if given[index] > 0 else [0] * len(wanted)
     left = list(wanted)
     for _ in range(free):
         if crowded_free <= 0:
