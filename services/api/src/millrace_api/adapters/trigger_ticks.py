@@ -119,9 +119,11 @@ class Ticks:
     async def _tick(self, delivery: Delivery) -> None:
         _, _, workspace, trigger_id = delivery.subject.split(".")
         trigger = await self._store.find(workspace, trigger_id)
-        if trigger is None or trigger.id != trigger_id or payload_of(trigger) != delivery.payload:
-            await self._bring_in_line(workspace, trigger_id)
-            return
+        if trigger is None or payload_of(trigger) != delivery.payload:
+            # The schedule is left from something, or its trigger is being saved at this very moment.
+            trigger = await self._bring_in_line(workspace, trigger_id)
+            if trigger is None or payload_of(trigger) != delivery.payload:
+                return
         spec = trigger.spec
         scheduled = due(spec.calendar(), spec.misfire or "skip", delivery.stored_at, self._now())
         if scheduled is None:
@@ -134,15 +136,16 @@ class Ticks:
         facts: dict[str, Any] = {"scheduled_at": at, "timezone": trigger.spec.timezone or "UTC"}
         await self._firing.fire(trigger, Occurrence(None, facts, f"at/{at}"), scheduled_at=scheduled)
 
-    async def _bring_in_line(self, workspace: str, trigger_id: str) -> None:
-        """Set the one schedule right that has just said what its trigger does not."""
+    async def _bring_in_line(self, workspace: str, trigger_id: str) -> Trigger | None:
+        """Set one schedule right; return its trigger, if there is one."""
         async with self._pool.acquire() as database, database.transaction():
-            await database.execute(sql.HOLD_STILL)  # the trigger may be about to be saved
+            await database.execute(sql.HOLD_STILL)
             trigger = await self._store.find_in(database, workspace, trigger_id)
-            if trigger is None or trigger.id != trigger_id:
+            if trigger is None:
                 await self._schedules.remove(subjects.cron(workspace, trigger_id))
             else:
                 await self._schedules.bring_in_line(trigger)
+        return trigger
 
     async def _catch_up_until_done(self) -> None:
         while True:
