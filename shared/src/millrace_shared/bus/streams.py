@@ -32,9 +32,8 @@ stream, so that what is active always lies in the stream's recent part, however 
 WORK_ACK_WAIT_S = 4.0
 """A runner that has not acknowledged, or reported progress, for this long loses the attempt to another."""
 WORK_DELIVERIES_MAX = 5
-"""A work message that was delivered this often without a result kills its runners: the next one moves it to DEAD. The
-server itself delivers without end: a delivery to a runner that is stopped, or dies of something else, must not be the
-last."""
+"""A work message that comes for the time of this number has killed those before: the runner moves it to DEAD. The server
+itself delivers without end, since a delivery to a runner that stands still must not be the last."""
 CACHE_BYTES_MAX = 1024 * 1024 * 1024
 """What the result cache may take on disk, of all workspaces together. The oldest results make room for new ones."""
 
