@@ -34,11 +34,13 @@ class Play:
     events: list[Event] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     memo: dict[str, list[Any]] = field(default_factory=dict)
+    definitions: dict[str, bytes] = field(default_factory=dict)
 
     def feed(self, message: InboxMessage, loaded: dict[Any, Any] | None = None) -> tuple[Event, ...]:
         evaluate = LocalEvaluator().evaluate
         decision = decide(self.plan, self.state, message, self.now, evaluate, loaded or {}, self.memo)
         self.state = decision.state
+        self.definitions |= decision.definitions
         self.events += decision.events
         if decision.state is not None:
             self.commands += commands(self.plan, decision.state, decision.events)
