@@ -23,17 +23,18 @@ EVENT_BYTES_MAX = 1024 * 1024
 PIN_TTL_S = 3.0
 """A pinned orchestrator that has not asked for this long loses its partition to another."""
 INBOX_GROUP = "holder"
-INBOX_BACKOFF_S = (2.0, 30.0, 120.0, 600.0)
+INBOX_BACKOFF_S = (2.5, 30.0, 120.0, 600.0)
 """When an unacknowledged inbox message comes again. An execution's start message stays unacknowledged until it ends, so
-this is also how often a running execution is looked at again although nothing happened (ADR 0004)."""
+this is also how often a running execution is looked at again although nothing happened (ADR 0004). The first is longer
+than a request of a holder lives: what a stopped holder did not get to is not delivered to it once more."""
 LEASE_DELIVERIES_MAX = 5
 """A start message that was delivered this often (it is about 12 minutes old) is replaced by a new one at the end of the
 stream, so that what is active always lies in the stream's recent part, however long it runs."""
 WORK_ACK_WAIT_S = 4.0
 """A runner that has not acknowledged, or reported progress, for this long loses the attempt to another."""
 WORK_DELIVERIES_MAX = 5
-"""A work message that comes for the time of this number has killed those before: the runner moves it to DEAD. The server
-itself delivers without end, since a delivery to a runner that stands still must not be the last."""
+"""A work message that is delivered this often seems to kill its runners: the last one moves it to DEAD. The server itself
+delivers without end, since a delivery to a runner that stands still must not be the last."""
 CACHE_BYTES_MAX = 1024 * 1024 * 1024
 """What the result cache may take on disk, of all workspaces together. The oldest results make room for new ones."""
 
