@@ -33,7 +33,7 @@ stream, so that what is active always lies in the stream's recent part, however 
 WORK_ACK_WAIT_S = 4.0
 """A runner that has not acknowledged, or reported progress, for this long loses the attempt to another."""
 WORK_DELIVERIES_MAX = 5
-"""A work message that is delivered this often seems to kill its runners: the last one moves it to DEAD. The server itself
+"""A work message that is delivered this often seems to kill its runners: the last one moves it to DEAD. The server
 delivers without end, since a delivery to a runner that stands still must not be the last."""
 CACHE_BYTES_MAX = 1024 * 1024 * 1024
 """What the result cache may take on disk, of all workspaces together. The oldest results make room for new ones."""
