@@ -173,7 +173,11 @@ def _performed(turn: Turn, plan: Plan, state: ExecutionState, events: tuple[Even
     follows = commands(plan, state, events)
     if turn.is_again:
         again = list(outstanding(plan, state))
-        metrics.reemitted.inc(len(again))
+        why = turn.why_again
+        for command in again:
+            metrics.count_reemitted(command, why)
+        if not state.finished and time.time() > state.deadline:
+            metrics.overdue.inc()
         return [command for command in follows if isinstance(command, Abort)] + again
     for _, message in turn.arrivals:
         if isinstance(message, TimerFired):

@@ -19,6 +19,7 @@ from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.inbox import Arrival, is_start
 from millrace_orchestrator.domain.fairness import Lines
 from millrace_shared import subjects
+from millrace_shared.bus.pull import Delivery
 from millrace_shared.ids import partition_of
 
 TICK_MESSAGES_MAX = 500
@@ -26,6 +27,9 @@ TICK_STARTS_MAX = 100
 """Starts in one tick: a tick of them takes about a tenth of a second, and that is what a newcomer waits at most."""
 WAITING_BYTES_MAX = 96 * 1024 * 1024
 """Starts that wait: about 50,000 small ones. Those beyond are handed out by the server once more, a minute later."""
+NUDGED_MAX = 200_000
+"""Starts without room that are asked for as soon as there is room again. Others come when the server thinks it is time,
+which may be ten minutes later."""
 PATIENT_FROM = 500
 """With more starts than this in its line, a start is wanted again only after `PATIENCE_S`: a hundred thousand of them
 delivered anew after two seconds would hold up everybody."""
@@ -48,6 +52,7 @@ class Intake:
     def __init__(self) -> None:
         self._messages: deque[Arrival] = deque()
         self._starts: Lines[Arrival] = Lines(WAITING_BYTES_MAX)
+        self._given_back: deque[Delivery] = deque(maxlen=NUDGED_MAX)
         self._wake = asyncio.Event()
 
     def put(self, arrival: Arrival, *, under_way: bool = False) -> None:
@@ -75,6 +80,7 @@ class Intake:
                 if start is not None:
                     batch.append(start)
             batch += self._starts.take(TICK_STARTS_MAX)
+        self._nudge()
         if not self._messages and not self._starts:
             self._wake.clear()
         metrics.waiting_starts.set(len(self._starts))
@@ -88,6 +94,12 @@ class Intake:
         for execution_id in [one for one in self._starts if partition_of(one) == partition]:
             self._starts.pop(execution_id)
         return sum(one.delivery is not None for one in dropped)
+
+    def _nudge(self) -> None:
+        """Ask for starts that had no room, about as many as leave in each tick, while half of the room is free."""
+        if self._given_back and self._starts.size_bytes < WAITING_BYTES_MAX / 2:
+            for _ in range(min(len(self._given_back), 2 * TICK_STARTS_MAX)):
+                self._given_back.popleft().nak()
 
     def _queue(self, arrival: Arrival, *, under_way: bool) -> None:
         execution_id = subjects.execution_id_of(arrival.subject)
@@ -104,6 +116,7 @@ class Intake:
             metrics.starts_given_back.inc()
             if left.delivery is not None:
                 left.delivery.nak(PATIENCE_S)
+                self._given_back.append(left.delivery.without_payload())
         if arrival.delivery is not None and self._starts.length(start.workspace) > PATIENT_FROM:
             arrival.delivery.nak(PATIENCE_S)
 

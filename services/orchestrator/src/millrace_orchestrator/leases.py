@@ -39,7 +39,7 @@ class Leases:
                 metrics.leases_put["renewed"].inc()
                 lease.ack()
                 return
-        self._held[execution_id] = Delivery(lease.connection, "", b"", lease.reply)  # a hundred thousand fit in memory
+        self._held[execution_id] = lease.without_payload()  # a hundred thousand must fit into memory
 
     async def put(self, requests: Sequence[StartRequest]) -> list[MillraceError | None]:
         """Put new leases on executions that may have none; return for each why it could not be done, or None."""

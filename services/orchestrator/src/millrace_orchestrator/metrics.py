@@ -14,7 +14,8 @@
 | `millrace_orchestrator_gates_contended_total` | counter | changes of gates that came too late, and were made again |
 | `millrace_orchestrator_logs_folded_total` | counter | executions read from their log because they were not in memory |
 | `millrace_orchestrator_snapshots_total{what}` | counter | snapshots `taken`, `used`, and `doubted` and left alone |
-| `millrace_orchestrator_reemitted_total` | counter | commands given again after a takeover or a redelivery |
+| `millrace_orchestrator_reemitted_total{command,why}` | counter | commands given again: `takeover`, `look`, `retry` |
+| `millrace_orchestrator_overdue_total` | counter | looks that found an execution beyond its deadline, and end it |
 | `millrace_orchestrator_takeovers_total` | counter | partitions scanned for active executions |
 | `millrace_orchestrator_leases_put_total{why}` | counter | leases put anew: `renewed` ones that are old, `woken` ones |
 | `millrace_orchestrator_fell_asleep_total` | counter | executions forgotten because all they wait for is elsewhere |
@@ -53,7 +54,8 @@ _gate_verdicts = Counter(f"{_PREFIX}_gate_verdicts_total", "What gates have said
 gates_contended = Counter(f"{_PREFIX}_gates_contended_total", "Changes of gates that came too late.")
 logs_folded = Counter(f"{_PREFIX}_logs_folded_total", "Executions read from their log.")
 _snapshots = Counter(f"{_PREFIX}_snapshots_total", "Snapshots of long executions.", ["what"])
-reemitted = Counter(f"{_PREFIX}_reemitted_total", "Commands given again after a takeover or a redelivery.")
+_reemitted = Counter(f"{_PREFIX}_reemitted_total", "Commands given again.", ["command", "why"])
+overdue = Counter(f"{_PREFIX}_overdue_total", "Looks that found an execution beyond its deadline, and end it.")
 takeovers = Counter(f"{_PREFIX}_takeovers_total", "Partitions scanned for active executions.")
 _leases_put = Counter(f"{_PREFIX}_leases_put_total", "Leases put anew.", ["why"])
 fell_asleep = Counter(f"{_PREFIX}_fell_asleep_total", "Executions forgotten because all they wait for is elsewhere.")
@@ -71,3 +73,8 @@ gate_verdicts = {
 }
 leases_put = {why: _leases_put.labels(why=why) for why in ("renewed", "woken")}
 snapshots = {what: _snapshots.labels(what=what) for what in ("taken", "used", "doubted")}
+
+
+def count_reemitted(command: object, why: str) -> None:
+    """Count a command that is given again, by its kind."""
+    _reemitted.labels(command=type(command).__name__.lower(), why=why).inc()

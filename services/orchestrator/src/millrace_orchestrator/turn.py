@@ -45,6 +45,14 @@ class Turn:
         return any(arrival.again for arrival, _ in self.arrivals)
 
     @property
+    def why_again(self) -> str:
+        """Why it may have been handled before: a `takeover` found it, its lease (`look`) or a message came again."""
+        again = [(arrival, message) for arrival, message in self.arrivals if arrival.again]
+        if not all(isinstance(message, StartRequest) for _, message in again):
+            return "retry"
+        return "look" if all(arrival.delivery is not None for arrival, _ in again) else "takeover"
+
+    @property
     def start(self) -> StartRequest | None:
         """The start message, if one has arrived."""
         return next((message for _, message in self.arrivals if isinstance(message, StartRequest)), None)

@@ -73,12 +73,10 @@ async def test_what_has_no_room_is_left_to_the_server_and_comes_again(
     bus: Any, start_engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "WAITING_BYTES_MAX", 20_000)
-    monkeypatch.setattr(intake, "PATIENCE_S", 0.2)
     monkeypatch.setattr(intake, "TICK_STARTS_MAX", 2)
     executions = await flood(bus, await bus.define(NO_WORK), 100)
     await start_engine()
-    await bus.redeliver_after(0.2)
-    for execution in executions:
+    for execution in executions:  # long before the minute is over
         await bus.ended(execution)
     await bus.eventually(lambda: all_acknowledged(bus), "every start to be acknowledged")
 

@@ -68,6 +68,10 @@ class Delivery:
         """The stream that it came from."""
         return self._meta(2)
 
+    def without_payload(self) -> Delivery:
+        """Return what is needed to acknowledge it, and no more, for who keeps very many."""
+        return Delivery(self.connection, "", b"", self.reply)
+
     def _meta(self, position: int) -> str:
         # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, and in the longer form
         # $JS.ACK.<domain>.<account>.<stream>. ... .<pending>[.<token>]

@@ -60,7 +60,7 @@ class Lines(Generic[T]):
 
     def __init__(self, size_bytes_max: int) -> None:
         self._size_bytes_max = size_bytes_max
-        self._size_bytes = 0
+        self.size_bytes = 0
         self._lines: OrderedDict[str, _Line[T]] = OrderedDict()
         self._workspaces: dict[str, str] = {}
 
@@ -105,7 +105,7 @@ class Lines(Generic[T]):
             self._workspaces[key] = workspace
             change = size_bytes
         line.size_bytes += change
-        self._size_bytes += change
+        self.size_bytes += change
         return self._shorten()
 
     def pop(self, key: str) -> T | None:
@@ -116,7 +116,7 @@ class Lines(Generic[T]):
         line = self._lines[workspace]
         entry = line.pop(key)
         assert entry is not None  # `_workspaces` says where it is
-        self._size_bytes -= entry[1]
+        self.size_bytes -= entry[1]
         if not line:
             del self._lines[workspace]
         return entry[0]
@@ -136,7 +136,7 @@ class Lines(Generic[T]):
 
     def _shorten(self) -> list[T]:
         left: list[T] = []
-        while self._size_bytes > self._size_bytes_max and len(self._workspaces) > 1:
+        while self.size_bytes > self._size_bytes_max and len(self._workspaces) > 1:
             workspace, line = max(self._lines.items(), key=lambda one: one[1].size_bytes)
             before = line.size_bytes
             key, thing = line.pop_last()
@@ -146,7 +146,7 @@ class Lines(Generic[T]):
 
     def _left(self, workspace: str, line: _Line[T], key: str, before_bytes: int) -> None:
         del self._workspaces[key]
-        self._size_bytes -= before_bytes - line.size_bytes
+        self.size_bytes -= before_bytes - line.size_bytes
         if not line:
             del self._lines[workspace]
 
