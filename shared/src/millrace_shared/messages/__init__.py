@@ -4,22 +4,9 @@ All of it is msgspec: the log is decoded by three services for every step, and t
 Times are Unix seconds (float); durations end in `_s`. A value that may be large is a `Payload`, whose big parts are
 claim-checked blobs. Optional fields are left out when they hold their default, so messages stay small.
 
-    common ◄── requests ◄── inbox, events        work
+    vocabulary ◄── requests ◄── inbox, events        work
 """
 
-from millrace_shared.messages.common import (
-    NOTHING,
-    PRIORITIES,
-    WORK_KINDS,
-    ErrorInfo,
-    FinalStatus,
-    OriginKind,
-    Priority,
-    TimerKind,
-    Usage,
-    WaitReason,
-    WorkKind,
-)
 from millrace_shared.messages.events import (
     LOG_VERSION,
     Event,
@@ -64,6 +51,19 @@ from millrace_shared.messages.requests import (
     ReusedStep,
     StartRequest,
     Use,
+)
+from millrace_shared.messages.vocabulary import (
+    NOTHING,
+    PRIORITIES,
+    WORK_KINDS,
+    ErrorInfo,
+    FinalStatus,
+    OriginKind,
+    Priority,
+    TimerKind,
+    Usage,
+    WaitReason,
+    WorkKind,
 )
 from millrace_shared.messages.work import (
     DeadLetter,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from millrace_shared.messages.common import NOTHING, ErrorInfo, FinalStatus, Usage, WaitReason
 from millrace_shared.messages.requests import StartRequest
+from millrace_shared.messages.vocabulary import NOTHING, ErrorInfo, FinalStatus, Usage, WaitReason
 from millrace_shared.values import Payload
 
 LOG_VERSION = 2

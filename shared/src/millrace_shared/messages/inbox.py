@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from millrace_shared.messages.common import NOTHING, ErrorInfo, TimerKind, Usage
 from millrace_shared.messages.requests import StartRequest
+from millrace_shared.messages.vocabulary import NOTHING, ErrorInfo, TimerKind, Usage
 from millrace_shared.values import Payload
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from millrace_shared.messages.common import NOTHING, OriginKind, Priority
+from millrace_shared.messages.vocabulary import NOTHING, OriginKind, Priority
 from millrace_shared.values import Payload
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from millrace_shared.messages.common import NOTHING, ErrorInfo, WorkKind
+from millrace_shared.messages.vocabulary import NOTHING, ErrorInfo, WorkKind
 from millrace_shared.values import Payload
 
 

@@ -179,8 +179,10 @@ def _result(draft: Draft, message: StepResult) -> None:
 
 def _check_budget(draft: Draft) -> None:
     """End the execution when more was spent than it may. What a single call may cost is the runners' affair."""
+    if not draft.state.spent.calls:
+        return
     left = remaining_budget(draft.plan, draft.state)
-    if left is not None and left <= 0 and draft.state.spent.calls:
+    if left is not None and left <= 0:
         problem = f"the execution has spent {draft.state.spent.cost_usd} US dollars, which is its budget"
         ending.begin(draft, "failed", ErrorInfo("budget_exceeded", "budget_exceeded", problem))
 
