@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import json
 import random
 import signal
 import statistics
@@ -27,9 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import httpx
 from chaos_verdict import Accepted, Fault, Verdict, judge
-from http_client import HttpClient
 
 from millrace.embedded import EmbeddedStack
 from millrace_shared import subjects
@@ -42,8 +40,10 @@ KEY = "chaos-key"
 SERVICES = {"api": 1, "orchestrator": 3, "agent-runner": 3, "telemetry": 1}
 FUNCTIONS = "millrace_agent_runner.functions.testing"
 FUNCTION_MODULES = {"MILLRACE_PYTHON_MODULES": "millrace_agent_runner.functions"}
-CONNECTIONS = 32
 READERS = 32
+ANSWER_S_MAX = 30.0
+TRIES_MAX = 5
+"""A request without an answer is made again: an execution's name makes that harmless."""
 STEP_S = 0.2
 LONG_S = 6.0
 
@@ -132,17 +132,20 @@ class Chaos:
         self._random = random.Random(plan.seed)
         self._stopped: dict[str, float] = {}
         self._accepted: list[Accepted] = []
-        self.refused: Counter[int] = Counter()
+        self.refused: Counter[str] = Counter()
         self.faults: list[Fault] = []
 
     async def run(self) -> Verdict:
         """Load, break, wait until all is settled, and count."""
         async with contextlib.AsyncExitStack() as opened:
-            client = await opened.enter_async_context(HttpClient(self._stack.api_url, self._stack.api_key, CONNECTIONS))
+            headers = {"Authorization": f"Bearer {self._stack.api_key}"}
+            client = await opened.enter_async_context(
+                httpx.AsyncClient(base_url=f"{self._stack.api_url}/api/v1", headers=headers, timeout=ANSWER_S_MAX)
+            )
             for definition, _ in WORKFLOWS.values():
-                status, body = await client.request("POST", "/api/v1/workflows", json.dumps(definition).encode())
-                if status != 201:
-                    raise SystemExit(f"{definition['name']} was not saved: {status} {body!r}")
+                saved = await client.post("/workflows", json=definition)
+                if saved.status_code != 201:
+                    raise SystemExit(f"{definition['name']} was not saved: {saved.text}")
             until = time.monotonic() + self._plan.seconds
             try:
                 await asyncio.gather(self._load(client, until), self._break(until))
@@ -156,7 +159,7 @@ class Chaos:
 
     # Load.
 
-    async def _load(self, client: HttpClient, until: float) -> None:
+    async def _load(self, client: httpx.AsyncClient, until: float) -> None:
         async with asyncio.TaskGroup() as group:
             for number in itertools.count():
                 due = time.monotonic()
@@ -166,14 +169,19 @@ class Chaos:
                 group.create_task(self._start(client, name, number))
                 await asyncio.sleep(max(0.0, due + 1 / self._plan.rate - time.monotonic()))
 
-    async def _start(self, client: HttpClient, name: str, number: int) -> None:
+    async def _start(self, client: httpx.AsyncClient, name: str, number: int) -> None:
         body = {"workflow": name, "input": {}, "execution_name": f"{name}-{number}"}
-        status, answer = await client.request("POST", "/api/v1/executions", msgspec.json.encode(body))
-        if status == 202:
-            execution_id = str(msgspec.json.decode(answer)["execution_id"])
-            self._accepted.append(Accepted(execution_id, name, WORKFLOWS[name][1]))
-        else:
-            self.refused[status] += 1
+        for _ in range(TRIES_MAX):
+            try:
+                answer = await client.post("/executions", json=body)
+            except httpx.TransportError:
+                continue
+            if answer.is_success:  # 202, or 200 when the answer to an earlier try was lost
+                self._accepted.append(Accepted(str(answer.json()["execution_id"]), name, WORKFLOWS[name][1]))
+            else:
+                self.refused[str(answer.status_code)] += 1
+            return
+        self.refused["no answer"] += 1
 
     # Faults.
 
@@ -219,14 +227,13 @@ class Chaos:
     async def _read(self, connection: Connection, one: Accepted) -> None:
         one.log = [decode_transition(stored.payload) for stored in await read_log(connection, one.execution_id)]
 
-    async def _observe(self, connection: Connection, client: HttpClient, one: Accepted) -> None:
+    async def _observe(self, connection: Connection, client: httpx.AsyncClient, one: Accepted) -> None:
         """Read the whole log anew, since something may have been appended to it after its end, and all else."""
         await self._read(connection, one)
         subject = subjects.fact(one.execution_id, "step_started")
         facts = [decode_fact(stored.payload) async for stored in read_subject(connection, "TELEMETRY", subject)]
         one.starts = [fact for fact in facts if isinstance(fact, StepStarted)]
-        _, body = await client.request("GET", f"/api/v1/executions/{one.execution_id}")
-        one.status = str(msgspec.json.decode(body).get("status"))
+        one.status = str((await client.get(f"/executions/{one.execution_id}")).json().get("status"))
 
     async def _each(self, act: Any, ones: Iterable[Accepted] | None = None) -> None:
         waiting = iter(list(self._accepted if ones is None else ones))

@@ -27,15 +27,16 @@ from millrace_agent_runner.domain.credit import KINDS, UNCROWDED, Turns, crowded
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.pull import Delivery, PullLoop
-from millrace_shared.bus.streams import work_consumer_name
+from millrace_shared.bus.streams import WORK_ACK_WAIT_S, work_consumer_name
 from millrace_shared.errors import MillraceError
 from millrace_shared.lanes import LANES
 from millrace_shared.messages import WORK_KINDS
 
 log = logging.getLogger(__name__)
 
-EXPIRES_S = 12.0
-"""How long a standing request stays open."""
+EXPIRES_S = WORK_ACK_WAIT_S
+"""How long a standing request stays open. The requests of a runner that stands still are answered in vain: by the time
+that its work goes to others, they shall be gone."""
 LOOK_S = 1.0
 """How often it is looked for crowded work that nobody announced. With the wait for an acknowledgement it bounds how
 long an attempt lies there when its runner has died."""
