@@ -13,8 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"<!-- (?P<mark>run|file: (?P<name>[\w.-]+)) -->\n```\w+\n(?P<body>.*?)```", re.DOTALL)
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 VARYING = (
-    (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "ID"),
+    (ID, "ID"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\dZ"), "MOMENT"),
     (re.compile(r"\d+(\.\d+)? (ms|s|min)\b"), "DURATION"),
     (re.compile(r"\d+ tokens"), "TOKENS"),
@@ -64,12 +65,13 @@ def directory(tmp_path: Path) -> Path:
 )
 def test_commands_do_what_the_page_says(page: Path, directory: Path, stack_environment: dict[str, str]):
     millrace = str(Path(sys.executable).with_name("millrace"))
+    ids: dict[str, str] = {}  # as the page has them, and as they are
     for marked in MARKED.finditer(page.read_text()):
         if marked["name"]:
             (directory / marked["name"]).write_text(marked["body"])
             continue
         for command in commands(marked["body"]):
-            program, *arguments = shlex.split(command.line)
+            program, *arguments = (ids.get(word, word) for word in shlex.split(command.line))
             assert program == "millrace", f"{page.name} runs {program}"
             ran = subprocess.run(
                 [millrace, *arguments],
@@ -82,6 +84,8 @@ def test_commands_do_what_the_page_says(page: Path, directory: Path, stack_envir
             )
             assert ran.returncode == 0, f"$ {command.line}\n{ran.stdout}{ran.stderr}"
             assert matches(command.output, ran.stdout.splitlines()), f"$ {command.line}\n{ran.stdout}"
+            if len(command.output) == 1 and ID.fullmatch(command.output[0]):
+                ids[command.output[0]] = ran.stdout.strip()
 
 
 def test_the_pages_that_tell_users_what_to_type_are_run():

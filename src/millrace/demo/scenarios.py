@@ -125,6 +125,7 @@ def scenarios() -> list[Scenario]:
             _with_model(examples["evaluator_optimizer"], LOCAL_MODEL),
             outputs=('"rounds": 3', "[demo provider"),
         ),
+        Scenario("a workflow that runs another one", examples["sub_workflow"], outputs=("[55, 6765, 832040]",)),
         Scenario("loops within loops", examples["nested_for_each"], outputs=('"busy": ["north", "south"]',)),
         Scenario(
             "steps that a step has planned", examples["dynamic_plan"], outputs=("[5, 21, 233]", '"checked": true')
