@@ -11,6 +11,7 @@ from millrace_orchestrator.adapters.gatekeeper import Gatekeeper
 from millrace_orchestrator.adapters.inbox import Inbox
 from millrace_orchestrator.adapters.journal import Journal
 from millrace_orchestrator.adapters.plans import Plans
+from millrace_orchestrator.adapters.retention import DAY_S, Retention
 from millrace_orchestrator.adapters.snapshots import Snapshots
 from millrace_orchestrator.adapters.sweeper import Sweeper
 from millrace_orchestrator.adapters.timers import ShortTimers
@@ -51,6 +52,7 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
             engine = Engine(
                 journal, decider, publisher, leases, dormitory, snapshots, crowds, settings.orchestrator_cache_max
             )
+            engine.retention_s = settings.log_retention_days * DAY_S
             engine.timers = timers = ShortTimers(engine.timer_fired)
             engine.inbox = Inbox(connection, engine)
             gatekeeper = Gatekeeper(connection, publisher)
@@ -60,15 +62,17 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
                 settings.ops_port,
                 {"nats": lambda: _answers(connection), "engine": engine.check},
             )
-            sweeper = Sweeper(connection)
+            sweeper, retention = Sweeper(connection), Retention(connection, settings.log_retention_days)
             engine.start()
             await engine.inbox.start()
             sweeper.start()
+            retention.start()
             await ops.start()
             log.info("operations on port %d", ops.port)
             try:
                 yield engine
             finally:
+                await retention.stop()
                 await sweeper.stop()
                 await engine.inbox.stop()
                 await engine.stop()

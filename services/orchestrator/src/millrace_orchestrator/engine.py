@@ -82,6 +82,7 @@ class Engine:
         self.inbox: Inbox
         self.dispatcher: Dispatcher
         self.timers: ShortTimers
+        self.retention_s = 0.0
 
     def arrive(self, arrival: Arrival, *, under_way: bool = False) -> None:
         """Take in something to decide on. `under_way`: a start whose execution is known to have begun."""
@@ -163,12 +164,33 @@ class Engine:
                 if arrival.delivery is not None and not is_start(arrival.subject):
                     self.inbox.release(subjects.partition_in(arrival.subject))
 
-    async def _look_for_logs(self, turns: Iterable[Turn]) -> None:
-        """Find out at once which of the starts that came again have no log: there may be thousands after a takeover."""
+    async def _look_for_logs(self, turns: list[Turn]) -> None:
+        """Find out at once which of the starts that came again have no log: there may be thousands after a takeover.
+
+        One that is much younger than its request stands for a name that was used before. Without a log its execution
+        ended so long ago that the log was removed, and it must not run a second time.
+        """
+        late = [turn for turn in turns if turn.execution is None and self._is_much_later(turn)]
         again = [turn for turn in turns if turn.execution is None and turn.is_again and turn.start is not None]
-        begun = await self._journal.begun([turn.execution_id for turn in again])
+        begun = await self._journal.begun(list({turn.execution_id for turn in (*late, *again)}))
         for turn in again:
             turn.is_fresh = turn.execution_id not in begun
+        for turn in late:
+            if turn.execution_id not in begun:
+                metrics.starts_expired.inc()
+                turns.remove(turn)
+                for arrival, _ in turn.arrivals:
+                    if arrival.delivery is not None:
+                        arrival.delivery.ack()
+
+    def _is_much_later(self, turn: Turn) -> bool:
+        """Whether a start of a name was stored long after its request. What a scan found is judged when delivered."""
+        start = turn.start
+        if not self.retention_s or start is None or start.execution_name is None:
+            return False
+        deliveries = [one.delivery for one, message in turn.arrivals if message is start]
+        stored_at = max(time.time() if one is None else one.stored_at for one in deliveries)
+        return stored_at - start.requested_at >= self.retention_s
 
     async def _sort(self, batch: Iterable[Arrival]) -> list[Turn]:
         """Decode, bury what cannot be decoded, and group by execution in order of arrival."""

@@ -21,6 +21,8 @@
 | `millrace_orchestrator_fell_asleep_total` | counter | executions forgotten because all they wait for is elsewhere |
 | `millrace_orchestrator_dead_letters_total` | counter | messages that could not be processed |
 | `millrace_orchestrator_swept_total` | counter | inbox messages removed because everybody has acknowledged them |
+| `millrace_orchestrator_logs_expired_total` | counter | logs removed because their executions ended long ago |
+| `millrace_orchestrator_starts_expired_total` | counter | starts of names whose executions ended so long ago |
 | `millrace_orchestrator_cached_executions` | gauge | executions in memory |
 """
 
@@ -61,6 +63,8 @@ _leases_put = Counter(f"{_PREFIX}_leases_put_total", "Leases put anew.", ["why"]
 fell_asleep = Counter(f"{_PREFIX}_fell_asleep_total", "Executions forgotten because all they wait for is elsewhere.")
 dead_letters = Counter(f"{_PREFIX}_dead_letters_total", "Messages that could not be processed.")
 swept = Counter(f"{_PREFIX}_swept_total", "Inbox messages removed because everybody has acknowledged them.")
+logs_expired = Counter(f"{_PREFIX}_logs_expired_total", "Logs removed because their executions ended long ago.")
+starts_expired = Counter(f"{_PREFIX}_starts_expired_total", "Starts of names whose executions ended so long ago.")
 cached_executions = Gauge(f"{_PREFIX}_cached_executions", "Executions in memory.")
 
 # Children are bound once: looking one up by label costs more than counting.

@@ -16,3 +16,10 @@ class OrchestratorSettings(Settings):
     orchestrator_timer_horizon_s: float = Field(
         60.0, ge=1, le=3600, description="A pause longer than this, in seconds, is a timer of the NATS server's."
     )
+    log_retention_days: float = Field(
+        90.0,
+        ge=0,
+        le=36_500,
+        description="The log of an execution is removed this many days after its end; 0 keeps it for ever. What it "
+        "came to stays in Postgres.",
+    )

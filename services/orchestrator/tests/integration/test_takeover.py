@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from typing import Any
 
@@ -14,7 +15,7 @@ from millrace_orchestrator.adapters import inbox as inbox_module
 from millrace_orchestrator.adapters.inbox import Arrival, active_starts
 from millrace_shared import subjects
 from millrace_shared.codec import encode
-from millrace_shared.messages import StepCompleted, StepRetryScheduled, StepScheduled, TimerFired
+from millrace_shared.messages import ExecutionStarted, StepCompleted, StepRetryScheduled, StepScheduled, TimerFired
 
 PY = {"python": "m:f"}
 RETRY = {**PY, "retry": {"max_attempts": 2, "initial": "1s", "jitter": False}}
@@ -269,3 +270,22 @@ async def test_who_stops_gives_up_its_pins_and_another_goes_on(bus: Any, start_e
         assert b'"reason":"admin"' in (await advisories.get()), "and not: it has run out"
     await bus.perform(execution, "a")
     assert (await bus.ended(execution)).status == "completed"
+
+
+async def test_who_is_beyond_its_deadline_is_ended_by_whoever_looks_next(
+    bus: Any, start_engine: Any, stop_engine: Any
+) -> None:
+    first = await start_engine()
+    execution = await bus.start(await bus.define({"a": PY}, limits={"timeout": "1s"}))
+    await bus.has_queued(execution, "a@1")
+    await stop_engine(first)
+    deadline = (await bus.event(execution, ExecutionStarted)).deadline
+
+    async def is_over() -> bool:
+        return time.time() > deadline
+
+    await bus.eventually(is_over, "the deadline to pass while nobody watches")
+    overdue = metrics.overdue._value.get()
+    await start_engine()
+    assert (await bus.ended(execution)).status == "timeout"
+    assert metrics.overdue._value.get() > overdue

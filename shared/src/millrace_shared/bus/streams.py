@@ -79,7 +79,9 @@ STREAMS: tuple[Stream, ...] = (
         extra={
             "allow_atomic": True,
             "allow_rollup_hdrs": False,
-            **_KEPT,
+            # No single message can be taken out of a log. A whole log can, by its exact subject, once its execution
+            # ended long ago (`retention.py` of the orchestrator); who may publish to the API can do that.
+            "deny_delete": True,
             "republish": {"src": "ev.*.*", "dest": "live.{{wildcard(1)}}.{{wildcard(2)}}"},
         },
     ),
@@ -207,7 +209,7 @@ async def ensure_consumer(connection: Connection, stream: str, config: dict[str,
 
 async def _ensure(connection: Connection, name: str, config: dict[str, Any]) -> None:
     try:
-        await connection.jetstream_api(f"STREAM.INFO.{name}")
+        existing = (await connection.jetstream_api(f"STREAM.INFO.{name}"))["config"]
     except StreamMissing:
         try:
             await connection.jetstream_api(f"STREAM.CREATE.{name}", config)
@@ -215,4 +217,6 @@ async def _ensure(connection: Connection, name: str, config: dict[str, Any]) -> 
             if "already in use" not in str(error):  # another service created it at the same moment
                 raise
     else:
+        if existing.get("deny_purge"):  # the server never takes that back
+            config = {**config, "deny_purge": True}
         await connection.jetstream_api(f"STREAM.UPDATE.{name}", config)
