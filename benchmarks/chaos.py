@@ -30,6 +30,7 @@ import httpx
 from chaos_verdict import Accepted, Fault, Verdict, judge
 
 from millrace.embedded import EmbeddedStack
+from millrace.embedded.ports import choose_free
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.log_reader import read_log, read_subject
@@ -285,6 +286,7 @@ async def measure(arguments: argparse.Namespace) -> bool:
             durability=arguments.durability,
             services=SERVICES,
             api_key=KEY,
+            api_port=choose_free(),  # several stacks that start at the same moment all find the usual one free
             environment=FUNCTION_MODULES,
         )
         async with stack:

@@ -74,7 +74,7 @@ class Verdict:
         attempts: attempts that took long enough to be announced.
         stalls_s: by how much logs were silent for longer than their workflow accounts for, the longest of each.
         takeovers_s: from a fault to the start of an attempt that it interrupted, on another runner.
-        pickups_s: from handing an attempt out to the beginning of the performance that counted, on whichever runner.
+        pickups_s: from handing an attempt out to its beginning, of those that were begun once.
         decisions_s: from the end of an attempt to the transition that it led to, by whichever orchestrator.
         timers_s: by how much waits were over too late.
         worst: the longest stall's workflow and execution id.
@@ -111,7 +111,8 @@ def judge(accepted: Iterable[Accepted], faults: Sequence[Fault]) -> Verdict:
         verdict.takeovers_s += _takeovers(attempts, faults)
         stall_s = max((after.at - before.at - one.pause_s for before, after in pairwise(one.log)), default=0.0)
         if stall_s >= max(verdict.stalls_s, default=0.0):
-            verdict.worst = f"{one.workflow} {one.execution_id}"
+            often = max(map(len, attempts), default=0)
+            verdict.worst = f"{one.workflow} {one.execution_id}, an attempt of which was begun {often} times"
         verdict.stalls_s.append(max(0.0, stall_s))
         _delays(one, verdict)
     return verdict
@@ -164,6 +165,9 @@ def _takeovers(attempts: list[list[StepStarted]], faults: Sequence[Fault]) -> It
 def _delays(one: Accepted, verdict: Verdict) -> None:
     """Note how long the execution waited for a runner, for an orchestrator, and for its timers."""
     scheduled: dict[tuple[str, int | None, int], float] = {}
+    begun_often = {
+        (start.step, start.item, start.attempt) for starts in _by_attempt(one.starts) for start in starts[1:]
+    }
     due: dict[tuple[str, int | None], float] = {}
     for transition in one.log:
         for event in transition.events:
@@ -173,9 +177,9 @@ def _delays(one: Accepted, verdict: Verdict) -> None:
                 case StepWaiting():
                     due[event.step, event.item] = event.until
                 case StepCompleted() | StepFailed() | StepRetryScheduled() if event.started_at and event.finished_at:
-                    begun = scheduled.get((event.step, event.item, event.attempt))
-                    if begun is not None:
-                        verdict.pickups_s.append(max(0.0, event.started_at - begun))
+                    key = event.step, event.item, event.attempt
+                    if key in scheduled and key not in begun_often:
+                        verdict.pickups_s.append(max(0.0, event.started_at - scheduled[key]))
                     verdict.decisions_s.append(max(0.0, transition.at - event.finished_at))
                 case StepCompleted() if (event.step, event.item) in due:
                     verdict.timers_s.append(max(0.0, transition.at - due[event.step, event.item]))

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from millrace.embedded import EmbeddedStack
+from millrace.embedded.ports import choose_free
 from millrace_shared import subjects
 from millrace_shared.bus.connection import connect
 from millrace_shared.bus.log_reader import read_subject
@@ -48,6 +49,7 @@ def millrace(chaos: ModuleType, server_directory: Callable[[], Path], product: A
         durability="interval",
         services=chaos.SERVICES,
         api_key=KEY,
+        api_port=choose_free(),
         environment=chaos.FUNCTION_MODULES,
     )
     headers = {"Authorization": f"Bearer {KEY}"}
