@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millrace_orchestrator.domain.commands import Begin, Release, Tell, outstanding
+from millrace_orchestrator.domain.commands import Begin, Release, Run, Tell, outstanding
 from millrace_shared.expressions.errors import BlobNeeded
 from millrace_shared.ids import child_execution_id
 from millrace_shared.messages import (
@@ -204,6 +204,19 @@ def test_a_loop_counts_retries_in_each_iteration_and_shows_the_one_before(play: 
     assert [event.iteration for event in p.events if isinstance(event, StepIterated)] == [1]
 
 
+def test_each_iteration_of_a_loop_has_a_cached_result_of_its_own(play: Any) -> None:
+    def keys() -> list[str]:
+        p = play({"a": {**PY, "cache": {"ttl": 60}, "repeat": {"until": "output == 'done'", "max": 9}}})
+        start(p)
+        p.complete("a", "not yet")
+        p.complete("a", "done", attempt=2)
+        return [one.step.cache for one in p.commands if isinstance(one, Run)]
+
+    first, second = keys()
+    assert first != second
+    assert keys() == [first, second]
+
+
 @pytest.mark.parametrize(("on_max", "outcome"), [("complete", "completed"), ("fail", "failed")])
 def test_a_loop_ends_at_its_limit(play: Any, on_max: str, outcome: str) -> None:
     p = play({"a": {**PY, "repeat": {"until": "output.done", "max": 2, "on_max": on_max}}})
@@ -251,6 +264,24 @@ def test_an_output_that_no_runner_checks_is_checked_here(play: Any) -> None:
         "the output does not match the step's JSON Schema: output: 'x' is a required property",
         detail={"step_id": "g"},
     )
+
+
+@pytest.mark.parametrize("again", [{}, {"repeat": {"until": "output.y == 1", "max": 3}}])
+def test_an_output_that_is_not_as_declared_is_tried_again_as_a_runner_s_would_be(play: Any, again: Any) -> None:
+    retry = {"max_attempts": 2, "initial": 1, "jitter": False, "errors": ["invalid_output"]}
+    p = play({"g": {**GROUP, **again, "output": {"type": "object", "required": ["x"]}, "retry": retry}})
+    start(p)
+    p.complete("g", {"y": 1})
+    assert p.status("g") == "waiting"
+    p.fire_next_timer()
+    p.complete("g", {"x": 1, "y": 1}, attempt=2)
+    assert p.outcome == "completed"
+
+
+def test_what_is_declared_of_the_output_is_that_of_an_item_and_an_empty_list_has_none(play: Any) -> None:
+    p = play({"g": {**GROUP, "for_each": "${{ inputs.xs }}", "output": {"type": "object"}}})
+    start(p, input=Payload({"xs": []}))
+    assert (p.outcome, p.state.step("g").work.output) == ("completed", Payload([]))
 
 
 def test_items_of_a_list_have_children_of_their_own(play: Any) -> None:

@@ -307,6 +307,29 @@ class TestBreakpoints:
         p.feed(ContinueRequest("e1", "c1", "b", edited=True, input=Payload(2)))
         assert p.state.step("b").work.output == Payload(2)
 
+    @pytest.mark.parametrize(
+        ("step", "given", "said"),
+        [
+            ({"wait": {"delay": 5}}, {"edited": True}, "delay"),
+            ({"wait": {"delay": 5}}, {"delay": "soon"}, "delay"),
+            ({"wait": {"delay": 5}}, {"delay": -1}, "delay"),
+            ({"wait": {"delay": 5}}, {"until": 7}, "RFC 3339"),
+            ({"wait": {"delay": 5}}, 5, "mapping"),
+            (SIGNAL, {"timeout": [1]}, "timeout"),
+            (SIGNAL, None, "mapping"),
+            ({"group": {"steps": {"a": PY}}}, [1], "mapping"),
+            ({"plan": {"steps": {"a": PY}}}, 7, "mapping"),
+            ({"plan": {"steps": {"a": PY}}}, {"plan": {"steps": {"a": PY}}, "input": [1]}, "mapping"),
+        ],
+    )
+    def test_an_input_that_a_step_cannot_work_on_fails_the_step(
+        self, play: Any, step: Any, given: Any, said: str
+    ) -> None:
+        p = self.start(play, {"b": step}, "b")
+        p.feed(ContinueRequest("e1", "c1", "b", edited=True, input=Payload(given)))
+        error = p.state.step("b").work.error
+        assert (p.status("b"), error.code, said in error.message) == ("failed", "input_invalid", True)
+
     def test_a_list_is_held_as_a_whole(self, play: Any) -> None:
         p = self.start(play, {"b": {**PY, "for_each": [1, 2, 3]}}, "b")
         assert p.events[-1].input == Payload({"items": 3})

@@ -15,8 +15,9 @@ from millrace_shared.expressions.template import Resolved
 def cache_key(draft: Draft, step: PlannedStep, item: int | None, resolved: Resolved) -> str:
     """Return the key of a unit's result; empty for a step without a cache.
 
-    It covers the workspace, what the runner is told of the step, and the resolved input or, when the author gives one,
-    the key in its place. Secrets are covered by their names: their values are not known here.
+    It covers the workspace, what the runner is told of the step, and the resolved input with the iteration of its loop
+    or, when the author gives one, the key in their place. Secrets are covered by their names: their values are not
+    known here.
 
     Raises:
         ExpressionError, BlobNeeded: the author's key cannot be evaluated.
@@ -24,7 +25,11 @@ def cache_key(draft: Draft, step: PlannedStep, item: int | None, resolved: Resol
     if step.cache is None:
         return ""
     if step.cache.key is None:
-        known: object = {"input": resolved.data, "refs": resolved.refs, "secrets": resolved.secrets}
+        known: dict[str, object] = {"input": resolved.data, "refs": resolved.refs, "secrets": resolved.secrets}
+        if (
+            step.repeat is not None
+        ):  # else a loop that asks the same again and again would get its first answer each time
+            known["iteration"] = draft.state.step(step.id).unit(item).iteration
     else:
         key = step.cache.key.resolve(unit_scope(draft, step, item), draft.evaluate)
         known = {"key": key.data, "refs": key.refs}

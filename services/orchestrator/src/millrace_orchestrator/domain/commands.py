@@ -94,7 +94,9 @@ def commands(plan: Plan, state: ExecutionState, events: Iterable[messages.Event]
                 others += _enter(plan, state)
             case messages.ExecutionPaused() | messages.ExecutionResumed():
                 others += [_deadline(state), *_waits(state), *_steer_children(plan, state)]
-            case messages.ExecutionStarted() | messages.ExecutionEnding() | messages.ExecutionAdmitted():
+            case messages.ExecutionEnding():
+                others += [_deadline(state), *_waits(state)]
+            case messages.ExecutionStarted() | messages.ExecutionAdmitted():
                 others.append(_deadline(state))
             case messages.ExecutionFinished():
                 return [*aborts, *_end(plan, state)]

@@ -21,7 +21,7 @@ from millrace_orchestrator.domain.readiness import consider, fill, resume
 from millrace_orchestrator.domain.repeating import iterated
 from millrace_orchestrator.domain.retry import next_attempt_at
 from millrace_orchestrator.domain.scope import Loaded, value_of
-from millrace_orchestrator.domain.settling import complete, fail
+from millrace_orchestrator.domain.settling import completed, fail, refused
 from millrace_orchestrator.domain.state import ExecutionState
 from millrace_orchestrator.domain.steering import HELD_S_MAX
 from millrace_orchestrator.domain.waiting import give_verdict, take_signal
@@ -168,12 +168,13 @@ def _result(draft: Draft, message: StepResult) -> None:
         "usage": message.usage,
         "runner": message.runner,
     }
-    if message.error is not None:
-        _failed_attempt(draft, step, message.item, message.error, recorded)
+    error = message.error or refused(draft, step, message.output)
+    if error is not None:
+        _failed_attempt(draft, step, message.item, error, recorded)
     elif step.repeat is not None:
         iterated(draft, step, step.repeat, message.item, message.output, recorded, cached=message.cached)
     else:
-        complete(draft, step, message.item, message.output, cached=message.cached, **recorded)
+        completed(draft, step, message.item, message.output, cached=message.cached, **recorded)
     _check_budget(draft)
 
 

@@ -58,9 +58,9 @@ class Draft:
         self.events.append(event)
 
     def latest(self, deadline: float) -> float:
-        """Return a deadline, but no later than the one that the parent sets."""
-        limit = self.state.request.deadline
-        return deadline if limit is None else min(deadline, limit)
+        """Return a deadline, but no later than the one that the parent sets, which pauses may have put off."""
+        state = self.state
+        return deadline if state.request.deadline is None else min(deadline, state.own_deadline)
 
     def may_start(self, step: PlannedStep) -> bool:
         """Whether an attempt of `step` may still begin: once the outcome is settled, only cleanup does."""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from millrace_orchestrator.domain.errors import ImpossibleTransition, NotStarted
 from millrace_orchestrator.domain.evolve_steps import STEP_HANDLERS, Handler, leave_queue, with_unit
 from millrace_orchestrator.domain.plan import Plan
-from millrace_orchestrator.domain.state import ExecutionState, Pause
+from millrace_orchestrator.domain.state import PAUSES_REMEMBERED, ExecutionState, Pause, Work
 from millrace_shared import messages
 from millrace_shared.messages import Event, Transition
 
@@ -63,30 +63,47 @@ def _held(_: Plan, state: ExecutionState, event: messages.ExecutionHeld, _at: fl
     return replace(state, gates=(*state.gates, event), is_held=True)
 
 
-def _admitted(_: Plan, state: ExecutionState, event: messages.ExecutionAdmitted, _at: float) -> ExecutionState:
-    return replace(state, is_held=False, deadline=event.deadline or state.deadline)
+def _admitted(_: Plan, state: ExecutionState, event: messages.ExecutionAdmitted, at: float) -> ExecutionState:
+    state = replace(state, is_held=False)
+    return state if event.deadline is None else _with_own_deadline(state, event.deadline, at)
 
 
 def _paused(_: Plan, state: ExecutionState, event: messages.ExecutionPaused, at: float) -> ExecutionState:
     pause = Pause(event.id, since=at, deadline=state.deadline)
-    return replace(state, pause=pause, is_paused=True, deadline=event.deadline)
+    ids = (*state.pause_ids, event.id)[-PAUSES_REMEMBERED:]
+    return replace(state, pause=pause, pause_ids=ids, is_paused=True, deadline=event.deadline)
 
 
-def _resumed(_: Plan, state: ExecutionState, event: messages.ExecutionResumed, _at: float) -> ExecutionState:
-    """What waited as long as the execution may last waits as long as it may last now."""
+def _resumed(_: Plan, state: ExecutionState, event: messages.ExecutionResumed, at: float) -> ExecutionState:
     assert state.pause is not None
+    return replace(_with_own_deadline(state, event.deadline, at), is_paused=False, deadline=event.deadline)
+
+
+def _with_own_deadline(state: ExecutionState, deadline: float, at: float) -> ExecutionState:
+    """Set the execution's own deadline. What waits as long as it may last waits as long as it may last now.
+
+    A pause keeps putting it off: what was left of it `at` that moment is what is left when the pause ends.
+    """
+    before = state.own_deadline
     with state.steps.mutate() as steps:
         for step_id, step in state.steps.items():
             if step.is_expanded:
                 items = step.items
                 for item, work in step.items.items():
-                    if work.status == "waiting" and work.due >= state.pause.deadline:
-                        items = items.set(item, replace(work, due=event.deadline))
+                    if _waits_until(work, before):
+                        items = items.set(item, replace(work, due=deadline))
                 steps[step_id] = replace(step, items=items)
-            elif step.work.status == "waiting" and step.work.due >= state.pause.deadline:
-                steps[step_id] = replace(step, work=replace(step.work, due=event.deadline))
-        waiting = steps.finish()
-    return replace(state, is_paused=False, deadline=event.deadline, steps=waiting)
+            elif _waits_until(step.work, before):
+                steps[step_id] = replace(step, work=replace(step.work, due=deadline))
+        state = replace(state, steps=steps.finish())
+    if state.pause is not None and state.is_paused:
+        return replace(state, pause=replace(state.pause, since=at, deadline=deadline))
+    return replace(state, deadline=deadline)
+
+
+def _waits_until(work: Work, deadline: float) -> bool:
+    """Whether a unit waits for somebody as long as the execution may last. A retry or a delay has a time of its own."""
+    return work.status == "waiting" and work.due == deadline and work.waits_for in {"signal", "approval", "breakpoint"}
 
 
 def _signalled(_: Plan, state: ExecutionState, event: messages.SignalReceived, _at: float) -> ExecutionState:
@@ -99,7 +116,7 @@ def _cancel_requested(
     return replace(state, cancel_id=event.id)
 
 
-def _ending(plan: Plan, state: ExecutionState, event: messages.ExecutionEnding, _at: float) -> ExecutionState:
+def _ending(plan: Plan, state: ExecutionState, event: messages.ExecutionEnding, at: float) -> ExecutionState:
     """Nothing new starts but cleanup, so the other `for_each` steps leave the queue with the items they have begun.
 
     A failure leaves a pause in place, so that somebody may look before cleanup runs. A cancel or a timeout ends it.
@@ -109,6 +126,7 @@ def _ending(plan: Plan, state: ExecutionState, event: messages.ExecutionEnding, 
         if item is None and step.is_expanded and not plan.steps[step_id].is_cleanup:
             state, work = leave_queue(state, step.work)
             state = with_unit(state, step_id, None, step, work)
+    state = _with_own_deadline(state, event.deadline, at)
     is_paused = state.is_paused and event.outcome == "failed"
     deadline = state.deadline if is_paused else event.deadline
     return replace(state, outcome=event.outcome, error=event.error, deadline=deadline, is_paused=is_paused)

@@ -12,10 +12,11 @@ from millrace_orchestrator.domain.binding import items_of, unit_scope
 from millrace_orchestrator.domain.cache import cache_key
 from millrace_orchestrator.domain.children import ChildRefused, brought_along, check_child, planned
 from millrace_orchestrator.domain.drafting import Draft
+from millrace_orchestrator.domain.edited import mistake_in
 from millrace_orchestrator.domain.plan import PlannedStep
 from millrace_orchestrator.domain.reuse import item_output, reused_step, source_of
 from millrace_orchestrator.domain.scope import scope_of, value_of
-from millrace_orchestrator.domain.settling import complete, fail, item_settled, settled
+from millrace_orchestrator.domain.settling import complete, completed, fail, item_settled, settled
 from millrace_orchestrator.domain.state import StepState, Work
 from millrace_orchestrator.domain.waiting import begin_approval, begin_wait, over
 from millrace_shared.expressions.errors import ExpressionError
@@ -102,7 +103,7 @@ def begin(draft: Draft, step: PlannedStep) -> None:
     values = items_of(draft, step)
     draft.emit(StepExpanded(step.id, len(values)))
     if not values:
-        complete(draft, step, None, Payload([]))
+        completed(draft, step, None, Payload([]))
 
 
 def begin_unit(draft: Draft, step: PlannedStep, item: int | None) -> None:
@@ -175,7 +176,12 @@ def _schedule(draft: Draft, step: PlannedStep, item: int | None) -> None:
         draft.emit(StepScheduled(step.id, attempt, item=item, child=child, crowded=draft.crowded))
         return
     try:
-        _first_attempt(draft, step, item, work, _resolve(draft, step, item))
+        resolved = _resolve(draft, step, item)
+        mistake = mistake_in(step, resolved) if work.is_resolved else None
+        if mistake is not None:
+            fail(draft, step, item, ErrorInfo("input_invalid", "client_error", mistake))
+            return
+        _first_attempt(draft, step, item, work, resolved)
     except ExpressionError as error:
         fail(draft, step, item, expression_failed(error))
     except ChildRefused as refused:

@@ -8,7 +8,7 @@ from millrace_orchestrator.domain.binding import unit_scope
 from millrace_orchestrator.domain.drafting import Draft
 from millrace_orchestrator.domain.plan import PlannedRepeat, PlannedStep
 from millrace_orchestrator.domain.scope import value_of
-from millrace_orchestrator.domain.settling import complete, fail, settled
+from millrace_orchestrator.domain.settling import completed, fail, settled
 from millrace_shared.expressions.errors import ExpressionError
 from millrace_shared.messages import ErrorInfo, StepCancelled, StepIterated, StepQueued, StepWaiting
 from millrace_shared.values import Payload
@@ -33,7 +33,7 @@ def iterated(
         fail(draft, step, item, ErrorInfo("expression_error", "expression_error", str(error)), **recorded)
         return
     if done or (iteration >= repeat.max and not repeat.fails_at_max):
-        complete(draft, step, item, output, cached=cached, **recorded)
+        completed(draft, step, item, output, cached=cached, **recorded)
     elif iteration >= repeat.max:
         problem = f"after {iteration} iterations {repeat.until.expression.source} is still false"
         fail(draft, step, item, ErrorInfo("repeat_exhausted", "repeat_exhausted", problem), **recorded)

@@ -19,12 +19,16 @@ MISTAKES_SHOWN = 5
 
 def complete(draft: Draft, step: PlannedStep, item: int | None, output: Payload, **recorded: Any) -> None:
     """Complete a unit; fail it when its output is not what the author has declared."""
-    problem = _refused(draft, step, output)
+    problem = refused(draft, step, output)
     if problem is not None:
-        recorded.pop("cached", None)
         recorded.pop("signal", None)
         fail(draft, step, item, problem, **recorded)
         return
+    completed(draft, step, item, output, **recorded)
+
+
+def completed(draft: Draft, step: PlannedStep, item: int | None, output: Payload, **recorded: Any) -> None:
+    """Complete a unit whose output is as declared; or a `for_each` step, whose items' outputs were."""
     draft.emit(StepCompleted(step.id, item=item, output=output, **recorded))
     settled(draft, step, item)
 
@@ -51,13 +55,12 @@ def item_settled(draft: Draft, step: PlannedStep) -> None:
     if state.status != "running":
         return
     if state.items_settled == state.count and (step.continue_on_error or not ending.failed_item(state)):
-        draft.emit(StepCompleted(step.id, output=_gathered(state)))
-        draft.worklist.extend(step.children)
+        completed(draft, step, None, _gathered(state))
     elif state.items_settled == state.count or not draft.may_start(step):
         ending.settle_for_each(draft, step)
 
 
-def _refused(draft: Draft, step: PlannedStep, output: Payload) -> ErrorInfo | None:
+def refused(draft: Draft, step: PlannedStep, output: Payload) -> ErrorInfo | None:
     """Return what is wrong with an output that nobody has checked yet.
 
     Raises:

@@ -118,8 +118,12 @@ class StepState(msgspec.Struct, frozen=True):
 UNTOUCHED_STEP = StepState()
 
 
+PAUSES_REMEMBERED = 100
+"""Ids of pauses that are known: who sends one again has not been asleep for longer than so many."""
+
+
 class Pause(msgspec.Struct, frozen=True):
-    """A pause: whose, since when (Unix seconds), and the deadline that it put off. It stays known when it has ended."""
+    """A pause: its id, since when it puts off which deadline (Unix seconds). It stays known when it has ended."""
 
     id: str
     since: float
@@ -142,6 +146,7 @@ class ExecutionState(msgspec.Struct, frozen=True):
         gates: the gates of flow control that it has come to, in order.
         is_held: whether it waits at the last of them.
         pause: the last pause.
+        pause_ids: the last ones: one that comes again, however late, is told by its id.
         is_paused: whether that still lasts.
         signals: signals that nobody has waited for yet, oldest first.
         signal_ids: all that ever came: a repeated one is told by its id.
@@ -165,6 +170,7 @@ class ExecutionState(msgspec.Struct, frozen=True):
     gates: tuple[ExecutionHeld, ...] = ()
     is_held: bool = False
     pause: Pause | None = None
+    pause_ids: tuple[str, ...] = ()
     is_paused: bool = False
     signals: tuple[SignalReceived, ...] = ()
     signal_ids: immutables.Map[str, bool] = immutables.Map()

@@ -60,7 +60,7 @@ def admission(draft: Draft, message: Admission) -> None:
 def pause(draft: Draft, message: PauseRequest) -> None:
     """Let nothing new begin."""
     state = draft.state
-    if state.is_paused or (state.pause is not None and state.pause.id == message.id):
+    if state.is_paused or message.id in state.pause_ids:
         return
     deadline = draft.now + HELD_S_MAX
     draft.emit(ExecutionPaused(deadline, id=message.id, reason=message.reason, requested_by=message.requested_by))
