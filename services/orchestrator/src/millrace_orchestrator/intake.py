@@ -23,8 +23,8 @@ from millrace_shared.bus.pull import Delivery
 from millrace_shared.ids import partition_of
 
 TICK_MESSAGES_MAX = 500
-TICK_STARTS_MAX = 100
-"""Starts in one tick: a tick of them takes about a tenth of a second, and that is what a newcomer waits at most."""
+TICK_STARTS_MAX = 50
+"""Starts in one tick. A newcomer waits for the tick in hand and is part of the next one, so ticks are kept short."""
 WAITING_BYTES_MAX = 96 * 1024 * 1024
 """Starts that wait: about 50,000 small ones. Those beyond are handed out by the server once more, a minute later."""
 NUDGED_MAX = 200_000
