@@ -16,6 +16,7 @@ from collections import deque
 import msgspec
 
 from millrace_agent_runner import metrics
+from millrace_agent_runner.adapters import control
 from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.intake import Intake, Taken
 from millrace_agent_runner.adapters.jobs import Job, Jobs
@@ -361,13 +362,12 @@ class Worker:
 
     def _tell_taken(self, job: Job, step: RunStep) -> None:
         """Have a runner that was silent, and may be back, stop what is performed here now."""
-        taken = _Taken(attempt_key(step.step, step.item, step.attempt), job.taken.delivery.delivered_count)
+        taken = control.Taken(attempt_key(step.step, step.item, step.attempt), job.taken.delivery.delivered_count)
         self._connection.send(subjects.taken_control(step.execution_id), encode(taken))
 
     def _on_taken(self, subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
-        """`ctl.taken.<exec>`: `{"attempt": attempt key, "delivery": which delivery of its message it is}`."""
         try:
-            taken = _taken.decode(payload)
+            taken = control.decode_taken(payload)
         except msgspec.DecodeError as error:
             log.warning("what came on %s is not what it should be: %s", subject, error)
             return
@@ -376,11 +376,10 @@ class Worker:
             log.warning("gave %s of execution %s up: another runner has it", taken.attempt, execution_id)
 
     def _on_cancel(self, subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
-        """`ctl.cancel.<exec>`: empty, or `{"attempts": [attempt keys]}` to stop those alone."""
         keys: frozenset[str] | None = None
         if payload:
             try:
-                keys = _cancel.decode(payload).attempts
+                keys = control.decode_cancel(payload).attempts
             except msgspec.DecodeError as error:
                 log.warning("a cancel on %s is not one: %s", subject, error)
                 return
@@ -388,16 +387,3 @@ class Worker:
         stopped = self._jobs.stop_execution(execution_id, keys)
         if stopped:
             log.info("stopped %d attempts of execution %s, which was cancelled", stopped, execution_id)
-
-
-class _Cancel(msgspec.Struct):
-    attempts: frozenset[str] | None = None
-
-
-class _Taken(msgspec.Struct):
-    attempt: str
-    delivery: int
-
-
-_cancel = msgspec.json.Decoder(_Cancel)
-_taken = msgspec.json.Decoder(_Taken)
