@@ -354,3 +354,10 @@ class TestBreakpoints:
         p.fail("b")
         p.fire_next_timer()
         assert p.status("b") == "running"
+
+
+def test_what_is_more_than_a_share_goes_behind_others_within_one_decision(play: Any) -> None:
+    p = play({"many": {**PY, "for_each": list(range(100))}})
+    p.start()
+    crowded = [one.crowded for one in p.commands if isinstance(one, Run)]
+    assert crowded == [False] * 64 + [True] * 36

@@ -7,6 +7,7 @@ from typing import Any
 
 from millrace_orchestrator.domain.errors import NotStarted
 from millrace_orchestrator.domain.evolve import evolve
+from millrace_orchestrator.domain.fairness import CROWD
 from millrace_orchestrator.domain.plan import Plan, PlannedStep
 from millrace_orchestrator.domain.scope import Loaded
 from millrace_orchestrator.domain.state import ExecutionState
@@ -39,11 +40,16 @@ class Draft:
         self.evaluate = evaluate
         self.loaded = loaded
         self.memo = memo
-        self.crowded = crowded
+        self._crowded = crowded
         self.definitions: dict[str, bytes] = {}
         self.events: list[Event] = []
         self.worklist: deque[str] = deque()
         self.scheduled = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the next attempt is one more than the workspace's share, with those of this decision."""
+        return self._crowded or self.scheduled > CROWD
 
     @property
     def state(self) -> ExecutionState:
