@@ -43,6 +43,9 @@ def no_cel(*_: Any) -> Any:
     raise AssertionError("a simulated workflow used CEL")
 
 
+STOPPED = 0.01
+"""How often an orchestrator is stopped between a commit and what follows from it, while things fail."""
+STOPPED_S = (0.5, 5.0, 40.0)
 RHYTHM = Rhythm(horizon_s=4.0, asleep_after_s=3.0, awake_after_s=1.0)
 
 
@@ -57,6 +60,7 @@ class Orchestrator:
     timers: list[tuple[float, TimerFired]] = field(default_factory=list)
     leases: dict[str, set[int]] = field(default_factory=dict)
     late: list[tuple[float, set[int]]] = field(default_factory=list)
+    stopped: list[tuple[float, Command]] = field(default_factory=list)
     trusts_memory: bool = False
     never_wakes: bool = False
     gatekeeper: Gatekeeper = field(init=False)
@@ -71,6 +75,7 @@ class Orchestrator:
         self.memos.clear()
         self.timers.clear()
         self.leases.clear()
+        self.stopped.clear()
         self.gatekeeper.timers.clear()
 
     def take_over(self) -> None:
@@ -83,6 +88,10 @@ class Orchestrator:
         for entry in [entry for entry in self.late if entry[0] <= self.world.now]:
             self.late.remove(entry)
             self._acknowledge(entry[1])
+        for going_on in [entry for entry in self.stopped if entry[0] <= self.world.now]:
+            self.stopped.remove(going_on)
+            self.perform(going_on[1])
+            self.faults.maybe()
         due = [entry for entry in self.timers if entry[0] <= self.world.now]
         if due:
             self.timers.remove(due[0])
@@ -132,6 +141,10 @@ class Orchestrator:
         self.cache[execution_id] = (after, length)
         if isinstance(message, StartRequest) and stored is not None:
             self.leases.setdefault(execution_id, set()).add(stored.sequence)
+        if self.faults.crash and world.rng.random() < STOPPED:  # others go on meanwhile, and it does all of this late
+            until = world.now + world.rng.choice(STOPPED_S)
+            self.stopped += [(until, command) for command in performed]
+            return
         for command in performed:
             self.perform(command)
             self.faults.maybe()
@@ -239,7 +252,7 @@ class Orchestrator:
 
     def next_moment(self) -> float | None:
         """Return when its next timer is due."""
-        moments = [due for due, _ in self.timers]
+        moments = [due for due, _ in (*self.timers, *self.stopped)]
         at_gates = self.gatekeeper.next_moment()
         return min(moments if at_gates is None else [*moments, at_gates], default=None)
 

@@ -130,8 +130,8 @@ def _play(world: World, actors: Actors, outside: list[tuple[float, InboxMessage]
         if moves == CALM_AFTER_MOVES:
             faults.crash = 0.0
             _take_over(orchestrators)
-            for request in world.active():  # whoever paused it has gone home
-                world.send(ResumeRequest(request.execution_id, id="calm"))
+            for execution_id in world.requests:  # whoever paused it has gone home
+                world.send(ResumeRequest(execution_id, id="calm"))
         for due, message in [entry for entry in outside if entry[0] <= world.now]:
             outside.remove((due, message))
             world.send(message)
@@ -256,6 +256,7 @@ def _pass_time(world: World, orchestrators: list[Orchestrator], outside: list[tu
     """Nobody has anything to do: go to the next moment at which somebody has. False when there is none."""
     if world.receive_possible() or world.work_possible():
         world.now += 0.01
+        world.fire_long_timers()
         return True
     moments = [world.next_moment(), *(orchestrator.next_moment() for orchestrator in orchestrators)]
     moments += [due for due, _ in outside]

@@ -91,7 +91,9 @@ def _kind(rng: random.Random, kind: str, needs: list[str], depth: int) -> dict[s
         case "approval":
             default = rng.choice(("approve", "reject", "fail"))
             on_reject = rng.choice(("fail", "complete"))
-            made = {"approval": {"message": "?", "deadline": 10, "default": default, "on_reject": on_reject}}
+            made = {"approval": {"message": "?", "default": default, "on_reject": on_reject}}
+            if rng.random() < 0.7:
+                made["approval"]["deadline"] = 10
         case "group":
             inner = random_steps(rng, rng.randint(1, INNER_STEPS_MAX), depth=depth + 1)
             made = {"input": upstream, "group": inner}
@@ -107,4 +109,6 @@ def _wait(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.5:
         return {"delay": rng.randint(1, 10)}
     default = {"default": None} if rng.random() < 0.7 else {}
+    if rng.random() < 0.3:  # as long as the execution may last
+        return {"signal": rng.choice(SIGNALS)}
     return {"signal": rng.choice(SIGNALS), "timeout": rng.randint(2, 15), **default}

@@ -155,6 +155,7 @@ def under_way(events: list[Event]) -> tuple[dict[Unit, int], dict[Unit, float]]:
     """Return the attempts that run, and when the units that wait go on, by reading the events alone."""
     running: dict[Unit, int] = {}
     waiting: dict[Unit, float] = {}
+    deadline = 0.0
     for event in events:
         unit = (getattr(event, "step", ""), getattr(event, "item", None))
         match event:
@@ -166,8 +167,17 @@ def under_way(events: list[Event]) -> tuple[dict[Unit, int], dict[Unit, float]]:
                 waiting[unit] = event.until if isinstance(event, messages.StepWaiting) else event.at
                 if isinstance(event, messages.StepWaiting) and event.reason == "breakpoint":
                     del waiting[unit]
-            case messages.StepExpanded():
+            case messages.ExecutionAdmitted(deadline=None) | messages.ExecutionPaused() | messages.StepExpanded():
                 pass
+            case (
+                messages.ExecutionStarted()
+                | messages.ExecutionAdmitted()
+                | messages.ExecutionResumed()
+                | messages.ExecutionEnding()
+            ):
+                assert event.deadline is not None
+                waiting = {unit: event.deadline if due == deadline else due for unit, due in waiting.items()}
+                deadline = event.deadline
             case _:
                 running.pop(unit, None)
                 waiting.pop(unit, None)
