@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.timers import scheduled
@@ -21,6 +22,7 @@ from millrace_orchestrator.turn import Turn
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.publisher import Publisher
+from millrace_shared.bus.streams import INBOX_BACKOFF_S
 from millrace_shared.errors import MillraceError
 from millrace_shared.messages import StartRequest
 
@@ -42,7 +44,11 @@ class Dormitory:
         self._rhythm = rhythm
 
     def is_for(self, turn: Turn) -> bool:
-        """Whether a turn is nothing but another look at an execution that may be forgotten."""
+        """Whether a turn is nothing but another look at an execution that may be forgotten.
+
+        One that a scan has found may have a lease that was not delivered to us. Then nobody stores its timers before
+        that comes again, so what is due until then must be remembered.
+        """
         after = turn.after
         if turn.failed is not None or turn.events or after is None or after.state is None:
             return False
@@ -52,7 +58,10 @@ class Dormitory:
             or not all(isinstance(message, StartRequest) for _, message in turn.arrivals)
         ):
             return False
-        return falls_asleep(after.plan, after.state, after.changed_at, time.time(), self._rhythm)
+        rhythm = self._rhythm
+        if all(arrival.delivery is None for arrival, _ in turn.arrivals):
+            rhythm = replace(rhythm, horizon_s=max(rhythm.horizon_s, 2 * INBOX_BACKOFF_S[-1]))
+        return falls_asleep(after.plan, after.state, after.changed_at, time.time(), rhythm)
 
     async def put_to_sleep(self, turns: Sequence[Turn]) -> None:
         """Store the timers of executions that fall asleep, and give their leases back.

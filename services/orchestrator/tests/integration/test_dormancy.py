@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any
 
 import pytest
@@ -179,6 +180,18 @@ async def test_a_scan_that_finds_a_start_of_one_asleep_leaves_it_asleep(bus: Any
     assert execution not in engine.timers._of_execution
 
 
+async def test_a_scan_leaves_awake_whose_timer_is_due_before_its_lease_comes_again(bus: Any, start_engine: Any) -> None:
+    engine = await light_sleeper(bus, start_engine, horizon_s=1)
+    await bus.redeliver_after(3600)
+    execution = await bus.start(await bus.define({"ok": {"approval": {"message": "?"}}}, limits={"timeout": 5}))
+    await bus.event(execution, StepWaiting)
+    before = engine._executions[execution].changed_at
+    await bus.eventually(lambda: _now_after(before + 0.5), "it has been quiet for long enough to be put to sleep")
+    (start_,) = await bus.stored("INBOX", subjects.start(execution))
+    engine.arrive(Arrival(start_.subject, start_.payload, again=True))
+    assert (await bus.ended(execution)).status == "timeout"
+
+
 async def test_the_next_scan_does_not_see_it(bus: Any, start_engine: Any, stop_engine: Any) -> None:
     engine, execution = await start(bus, start_engine, APPROVAL)
     await asleep(bus, execution)
@@ -198,3 +211,7 @@ async def test_a_timer_that_fires_too_early_for_one_asleep_is_not_lost(bus: Any,
 
 async def _stored_starts(bus: Any, execution: str, count: int) -> bool:
     return len(await bus.stored("INBOX", subjects.start(execution))) >= count
+
+
+async def _now_after(moment: float) -> bool:
+    return time.time() > moment
