@@ -5,10 +5,12 @@ import pytest
 from millrace_shared import subjects
 from millrace_shared.bus import log_reader
 from millrace_shared.bus.connection import Connection
+from millrace_shared.bus.errors import StreamMissing
 from millrace_shared.bus.log_reader import (
     PAGE_BYTES,
     PAGE_MESSAGES,
     Stored,
+    holds_any,
     read_last,
     read_last_of_each,
     read_log,
@@ -37,6 +39,18 @@ async def test_a_log_is_read_whole_in_order_and_nobody_else_s(product_bus: Conne
 
 async def test_an_execution_without_a_log_has_an_empty_one(product_bus: Connection):
     assert await read_log(product_bus, new_id()) == []
+
+
+async def test_the_leader_tells_what_is_there_and_what_is_gone(product_bus: Connection):
+    publisher = await Publisher(product_bus).start()
+    subject = subjects.log(new_id())
+    assert not await holds_any(product_bus, "EVENTS", subject)
+    await publisher.publish(Outgoing(subject, b"1"))
+    assert await holds_any(product_bus, "EVENTS", subject)
+    await product_bus.jetstream_api("STREAM.PURGE.EVENTS", {"filter": subject})
+    assert not await holds_any(product_bus, "EVENTS", subject)
+    with pytest.raises(StreamMissing):
+        await holds_any(product_bus, "NONE", subject)
 
 
 @pytest.mark.parametrize("count", [PAGE_MESSAGES - 1, PAGE_MESSAGES, PAGE_MESSAGES + 1])

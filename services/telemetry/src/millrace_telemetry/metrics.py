@@ -8,7 +8,7 @@
 | `millrace_projection_transaction_seconds` | histogram | stream | time of one transaction, commit included |
 | `millrace_projection_lag_messages` | gauge | stream | messages that the stream holds and the tables do not show yet |
 | `millrace_projection_sequence` | gauge | stream | stream sequence up to which is projected |
-| `millrace_projection_missing_total` | counter | stream | messages that the stream had lost before they were read |
+| `millrace_projection_missing_total` | counter | stream | messages that the stream held no more: expired, or lost |
 | `millrace_projection_dead_total` | counter | stream | messages that could not be projected: they are in DEAD |
 | `millrace_projection_fence_lost_total` | counter | stream | batches refused because another process had written |
 | `millrace_projection_leading` | gauge | stream | 1 while this process is the one that writes |
@@ -33,7 +33,9 @@ _TRANSACTION = Histogram(
 )
 _LAG = Gauge("millrace_projection_lag_messages", "Messages not projected yet.", ["stream"])
 _SEQUENCE = Gauge("millrace_projection_sequence", "Stream sequence up to which is projected.", ["stream"])
-_MISSING = Counter("millrace_projection_missing_total", "Messages lost before they were read.", ["stream"])
+_MISSING = Counter(
+    "millrace_projection_missing_total", "Messages that the stream no longer held: expired, or lost.", ["stream"]
+)
 _DEAD = Counter("millrace_projection_dead_total", "Messages that could not be projected.", ["stream"])
 _FENCE_LOST = Counter("millrace_projection_fence_lost_total", "Batches another process wrote.", ["stream"])
 _LEADING = Gauge("millrace_projection_leading", "Whether this process writes.", ["stream"])

@@ -1,7 +1,7 @@
 """The service in this process, against real servers: it follows, recovers, buries poison, and rebuilds."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from decimal import Decimal
 from random import Random
@@ -14,13 +14,14 @@ from prometheus_client import REGISTRY
 from millrace.embedded import BackgroundStack
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_subject
+from millrace_shared.bus.log_reader import Stored, read_subject
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import encode
 from millrace_shared.ids import new_id
 from millrace_shared.messages import (
     DeadLetter,
     ErrorInfo,
+    ExecutionFinished,
     LlmCall,
     StepCompleted,
     StepStarted,
@@ -50,6 +51,12 @@ async def get(port: int, path: str) -> tuple[int, str]:
     writer.close()
     head, _, body = answer.partition("\r\n\r\n")
     return int(head.split(" ")[1]), body
+
+
+async def expire(bus: Connection, logs: Iterable[list[Transition]]) -> None:
+    """Remove whole logs, as retention does."""
+    for one in logs:
+        await bus.jetstream_api("STREAM.PURGE.EVENTS", {"filter": subjects.log(one[0].execution_id)})
 
 
 async def dead_letters(bus: Connection, stream: str) -> list[DeadLetter]:
@@ -222,8 +229,8 @@ async def test_a_log_of_a_later_version_is_waited_for_and_not_passed_over(
     assert await dead_letters(bus, "EVENTS") == []
 
 
-async def test_messages_that_the_stream_lost_are_counted_and_passed_over(
-    settings: TelemetrySettings, tables: Any, append: Append, bus: Connection
+async def test_messages_that_the_stream_holds_no_more_are_counted_and_passed_over(
+    settings: TelemetrySettings, tables: Any, append: Append, bus: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     logs = [simple_log(new_id()) for _ in range(3)]
     before = metric("missing_total")
@@ -235,6 +242,22 @@ async def test_messages_that_the_stream_lost_are_counted_and_passed_over(
         await tables.reach(last)
     await tables.assert_show([*logs[1], *logs[2]])
     assert metric("missing_total") - before == 4
+    assert (
+        "EVENTS does not hold its messages 1 to 4 any more: they expired with their logs, or were lost" in caplog.text
+    )
+
+
+async def test_many_expired_logs_are_told_of_once(
+    settings: TelemetrySettings, tables: Any, append: Append, bus: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = [simple_log(new_id()) for _ in range(9)]
+    last = await append(interleaved(Random(5), logs[:8]) + logs[8])
+    await expire(bus, logs[:4])
+    before = metric("missing_total")
+    async with serve(settings):
+        await tables.reach(last)
+    assert metric("missing_total") - before == sum(map(len, logs[:4]))
+    assert caplog.text.count("does not hold its messages") == 1
 
 
 async def test_another_stream_than_the_projected_one_is_refused(
@@ -325,6 +348,92 @@ async def test_rebuilt_tables_are_identical(
         assert await rebuild(settings) == {"EVENTS": last, "TELEMETRY": fact}
         assert await tables.every_row() == before
         assert await tables.pool.fetch("SELECT * FROM telemetry.attempt_starts") == starts
+    await tables.assert_show(log)
+
+
+def is_ended(log: list[Transition]) -> bool:
+    return isinstance(log[-1].events[-1], ExecutionFinished)
+
+
+@pytest.mark.parametrize("service_runs", [False, True])
+async def test_what_a_rebuild_cannot_read_any_more_stays_as_it_is(
+    settings: TelemetrySettings,
+    tables: Any,
+    append: Append,
+    publisher: Publisher,
+    bus: Connection,
+    *,
+    service_runs: bool,
+) -> None:
+    random = Random(6)
+    logs = [random_log(random) for _ in range(30)] + [simple_log(new_id()) for _ in range(30)]
+    log = interleaved(random, logs)
+    expired = [one for one in logs if is_ended(one)][::2]
+    assert len(expired) >= 20
+    started = StepStarted(expired[0][0].execution_id, "step-0", 1, 1.0, None, "r")
+    told = Outgoing(subjects.fact(started.execution_id, "step_started"), encode(started))
+    fact = (await publisher.publish(told)).seq
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serve(settings))
+        await tables.reach(await append(log))
+        await tables.reach(fact, "TELEMETRY")
+        before = await tables.every_row()
+        await expire(bus, expired)
+        await bus.jetstream_api("STREAM.PURGE.TELEMETRY")  # facts are kept for days only
+        if not service_runs:
+            await stack.aclose()
+        for _ in range(2):
+            await tables.pool.execute(
+                "UPDATE telemetry.executions SET execution_number = -1, tokens_used = -1 WHERE NOT (id = ANY($1))",
+                [one[0].execution_id for one in expired],
+            )
+            await rebuild(settings)
+            assert await tables.every_row() == before
+        assert len(await tables.pool.fetch("SELECT * FROM telemetry.attempt_starts")) == 1
+        # Who comes next has the next number, although numbers in between are those of kept rows.
+        log += simple_log(new_id())
+        last = await append(log[-4:])
+        if not service_runs:
+            await stack.enter_async_context(serve(settings))
+        await tables.reach(last)
+    await tables.assert_show(log)
+
+
+async def test_numbers_go_on_after_those_of_kept_rows(
+    settings: TelemetrySettings, tables: Any, append: Append, bus: Connection
+) -> None:
+    logs = [simple_log(new_id()) for _ in range(3)]
+    async with serve(settings):
+        await tables.reach(await append([transition for one in logs for transition in one]))
+        await expire(bus, logs[1:])
+        await rebuild(settings)
+        logs.append(simple_log(new_id()))
+        await tables.reach(await append(logs[3]))
+    await tables.assert_show([transition for one in logs for transition in one])
+
+
+async def test_rows_of_what_had_not_ended_when_its_log_was_lost_go(
+    settings: TelemetrySettings, tables: Any, append: Append, bus: Connection
+) -> None:
+    lost, other = simple_log(new_id())[:2], simple_log(new_id())
+    async with serve(settings):
+        await tables.reach(await append([*lost, *other]))
+        await expire(bus, [lost])
+        await rebuild(settings)
+    await tables.assert_show(other)
+
+
+async def test_a_log_that_a_replica_does_not_find_is_not_taken_for_expired(
+    settings: TelemetrySettings, tables: Any, append: Append, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(*_: object) -> list[Stored]:
+        return []
+
+    log = simple_log(new_id())
+    async with serve(settings):
+        await tables.reach(await append(log))
+        monkeypatch.setattr("millrace_telemetry.rebuild.read_last_of_each", nothing)
+        await rebuild(settings)
     await tables.assert_show(log)
 
 

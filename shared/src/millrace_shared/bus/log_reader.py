@@ -10,12 +10,15 @@ import msgspec
 
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
+from millrace_shared.bus.errors import BusRefused
 from millrace_shared.bus.headers import status_of, value_of
 from millrace_shared.errors import BusUnavailable
 
 PAGE_MESSAGES = 512
 PAGE_BYTES = 4 * 1024 * 1024
 READ_TIMEOUT_S = 5.0
+NO_MESSAGE = 10037
+"""JetStream's error code for a message that is not in the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,25 @@ async def read_last_of_each(connection: Connection, stream: str, subjects_: Sequ
         page = list(subjects_[start : start + PAGE_MESSAGES])
         found += await _page(connection, stream, {"multi_last": page, "batch": len(page)})
     return found
+
+
+async def holds_any(connection: Connection, stream: str, subject: str) -> bool:
+    """Tell whether a stream holds a message of one exact subject.
+
+    The stream's leader answers. Reads are answered by any replica, and one that lags does not find what is there: not
+    to find something means that it is gone only here.
+
+    Raises:
+        BusUnavailable: the server did not answer.
+        BusRefused: it cannot tell.
+    """
+    try:
+        await connection.jetstream_api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+    except BusRefused as error:
+        if error.code == NO_MESSAGE:
+            return False
+        raise
+    return True
 
 
 async def read_page(connection: Connection, stream: str, subject: str, start_sequence: int, count: int) -> list[Stored]:

@@ -4,7 +4,8 @@ The consumer is ephemeral, in memory and without acknowledgements: the offset in
 how far we are, so the server has nothing to remember or to write. Whenever anything is odd (the connection was lost,
 the consumer is gone, the server is silent, a delivery is missing) the consumer is made again, one message after the
 last that was received. Consumer sequences are contiguous, so a lost delivery shows at once; a jump of the stream's
-own sequence without one means that the stream has lost messages, which is counted.
+own sequence without one means that the stream does not hold those messages any more, which is counted. They expired
+with their logs, or were lost: the stream does not tell which.
 """
 
 from __future__ import annotations
@@ -57,9 +58,9 @@ class Follower:
     Args:
         connection: the bus.
         stream: the stream's name.
-        filters: subjects to read; empty for all, and only then can lost messages be noticed.
+        filters: subjects to read; empty for all, and only then can missing messages be noticed.
         capacity: most messages that wait here.
-        metrics: where lag and lost messages are counted.
+        metrics: where lag and missing messages are counted.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Follower:
         self._delivered = 0
         self._behind = 0
         self._asked = 0
+        self._has_told_of_gap = False
         self._heard_at = 0.0
         self._broken: str | None = None
         self._interruption: Exception | None = None
@@ -271,7 +273,15 @@ class Follower:
 
     def _on_gap(self, first: int, last: int) -> None:
         self._metrics.missing.inc(last - first + 1)
-        log.error("%s has lost its messages %d to %d: they cannot be projected", self._stream, first, last)
+        if not self._has_told_of_gap:  # a rebuild meets one for every log that has expired
+            self._has_told_of_gap = True
+            log.warning(
+                "%s does not hold its messages %d to %d any more: they expired with their logs, or were lost, and are "
+                "passed over. Further ones are counted only (millrace_projection_missing_total)",
+                self._stream,
+                first,
+                last,
+            )
 
     def _on_status(self, headers: bytes) -> None:
         status, description = status_of(headers)

@@ -44,8 +44,20 @@ COUNT_EXECUTIONS = f"""
 INSERT INTO {SCHEMA}.execution_counters AS t (workspace, workflow_id, last_number)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
 ON CONFLICT (workspace, workflow_id) DO UPDATE SET last_number = t.last_number + EXCLUDED.last_number
-RETURNING workspace, workflow_id, last_number
+RETURNING workspace, workflow_id, last_number, kept_number
 """
+
+FREE_NUMBERS = f"""
+SELECT number FROM generate_series($3::bigint, $4::bigint) AS number
+WHERE NOT EXISTS (
+    SELECT FROM {SCHEMA}.executions AS e
+    WHERE e.workspace = $1 AND e.workflow_id = $2 AND e.execution_number = number
+)
+ORDER BY number LIMIT $5
+"""
+"""Numbers that no row has which a rebuild kept. The others are given in the order of the log, as they were before."""
+
+MOVE_COUNTER = f"UPDATE {SCHEMA}.execution_counters SET last_number = $3 WHERE workspace = $1 AND workflow_id = $2"
 
 WRITE_ATTEMPT_STARTS = f"""
 INSERT INTO {SCHEMA}.attempt_starts (execution_id, step, item, attempt, started_at, runner)
@@ -73,11 +85,34 @@ RESET_CHANNEL = f"{SCHEMA}_reset"
 TELL_OF_RESET = f"NOTIFY {RESET_CHANNEL}"
 """Delivered when the reset commits: a writer that waits for messages would not notice its fence otherwise."""
 
-TRUNCATE_PROJECTED = (
-    f"TRUNCATE {', '.join(f'{SCHEMA}.{name}' for name in TABLES)}, {SCHEMA}.execution_counters, {SCHEMA}.attempt_starts"
+ENDED = f"SELECT id FROM {SCHEMA}.executions WHERE final_status IS NOT NULL AND id > $1 ORDER BY id LIMIT $2"
+
+MAKE_KEPT = 'CREATE TEMP TABLE IF NOT EXISTS kept (execution_id text COLLATE "C" PRIMARY KEY)'
+KEEP = "INSERT INTO pg_temp.kept SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+COUNT_KEPT = "SELECT count(*) FROM pg_temp.kept"
+DROP_KEPT = "DROP TABLE pg_temp.kept"
+
+_OF_EXECUTIONS = {**{name: table.key[0] for name, table in TABLES.items()}, "attempt_starts": "execution_id"}
+"""Tables that the streams can give again, each with the column that names the execution. `llm_calls` stays as it is:
+facts are kept for days only, rows for longer, and replaying the facts that are left repeats no row."""
+
+TRUNCATE_PROJECTED = f"TRUNCATE {', '.join(f'{SCHEMA}.{name}' for name in _OF_EXECUTIONS)}, {SCHEMA}.execution_counters"
+
+DELETE_ALL_BUT_KEPT = (
+    "ANALYZE pg_temp.kept",
+    *(
+        f"DELETE FROM {SCHEMA}.{name} AS t "
+        f"WHERE NOT EXISTS (SELECT FROM pg_temp.kept AS k WHERE k.execution_id = t.{column})"
+        for name, column in _OF_EXECUTIONS.items()
+    ),
+    f"DELETE FROM {SCHEMA}.execution_counters",
+    f"""
+    INSERT INTO {SCHEMA}.execution_counters (workspace, workflow_id, last_number, kept_number)
+    SELECT workspace, workflow_id, 0, max(execution_number) FROM {SCHEMA}.executions
+    WHERE execution_number IS NOT NULL GROUP BY workspace, workflow_id
+    """,
 )
-"""Everything that the streams can give again. `llm_calls` stays: facts are kept for days only, rows for longer, and
-replaying the facts that are left repeats no row."""
+"""In this order: the counters are made of the rows that are left."""
 
 STATUS_COUNTS = {
     "executions": f"SELECT status, count(*) FROM {SCHEMA}.executions GROUP BY status ORDER BY status",

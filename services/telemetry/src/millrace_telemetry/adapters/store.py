@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ from millrace_shared.errors import DatabaseUnavailable
 from millrace_shared.execution.tables import TABLES
 from millrace_shared.postgres import Connection
 from millrace_telemetry.adapters import sql
-from millrace_telemetry.domain.batch import FactBatch, LogBatch
+from millrace_telemetry.domain.batch import FactBatch, LogBatch, WorkflowKey
 from millrace_telemetry.errors import OffsetMoved, ValueRefused, WriteFailed
 
 log = logging.getLogger(__name__)
@@ -134,14 +134,34 @@ class Store:
                 else:
                     await self._write_facts(batch)
 
-    async def reset(self) -> None:
-        """Empty the projected tables and start every stream anew, in one transaction."""
+    async def ended(self, after: str, count: int) -> list[str]:
+        """Return the ids of the first `count` executions after `after`, by id, that have an end in the tables."""
+        with _errors_of("reading what has ended"):
+            return [record["id"] for record in await self._connection.fetch(sql.ENDED, after, count)]
+
+    async def keep(self, execution_ids: Sequence[str]) -> None:
+        """Let the next `reset` of this connection leave the rows of these executions: no log gives them again."""
+        with _errors_of("preparing a rebuild"):
+            await self._connection.execute(sql.MAKE_KEPT)
+            await self._connection.execute(sql.KEEP, execution_ids)
+
+    async def reset(self) -> int:
+        """Empty the projected tables, but for what is to be kept, and start every stream anew, in one transaction.
+
+        Returns:
+            The executions whose rows were kept.
+        """
         with _errors_of("emptying the tables"):
             async with self._connection.transaction():
                 # The offsets first, as `write` does: both take their locks in the same order.
                 await self._connection.execute(sql.RESET_OFFSETS)
-                await self._connection.execute(sql.TRUNCATE_PROJECTED)
+                await self._connection.execute(sql.MAKE_KEPT)
+                kept: int = await self._connection.fetchval(sql.COUNT_KEPT)
+                for statement in sql.DELETE_ALL_BUT_KEPT if kept else (sql.TRUNCATE_PROJECTED,):
+                    await self._connection.execute(statement)
+                await self._connection.execute(sql.DROP_KEPT)
                 await self._connection.execute(sql.TELL_OF_RESET)
+        return kept
 
     async def counts(self) -> dict[str, Any]:
         """Return how many rows there are: of each table, and of executions and steps by status."""
@@ -173,10 +193,21 @@ class Store:
             [workflow_id for _, workflow_id in starts],
             [len(rows) for rows in starts.values()],
         )
-        for workspace, workflow_id, last in records:
+        for workspace, workflow_id, last, kept in records:
             rows = starts[workspace, workflow_id]
-            for number, row in enumerate(rows, last - len(rows) + 1):
+            first = last - len(rows) + 1
+            numbers: Sequence[int] = range(first, last + 1)
+            if first <= kept:
+                numbers = await self._free_numbers((workspace, workflow_id), first, kept, len(rows))
+            for number, row in zip(numbers, rows, strict=True):
                 row.set["execution_number"] = number
+
+    async def _free_numbers(self, workflow: WorkflowKey, first: int, kept: int, count: int) -> list[int]:
+        """Give out the first `count` numbers from `first` on that no kept row has; none above `kept` is taken."""
+        records = await self._connection.fetch(sql.FREE_NUMBERS, *workflow, first, kept + count, count)
+        numbers = [record["number"] for record in records]
+        await self._connection.execute(sql.MOVE_COUNTER, *workflow, numbers[-1])
+        return numbers
 
     async def _write_facts(self, batch: FactBatch) -> None:
         for statement, rows in (
