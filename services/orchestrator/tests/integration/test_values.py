@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from millrace_orchestrator.adapters import plans as plans_module
-from millrace_orchestrator.adapters.payloads import TRANSITION_BYTES_MAX, fit
+from millrace_orchestrator.adapters.payloads import PUTS_AT_ONCE, TRANSITION_BYTES_MAX, fit
 from millrace_orchestrator.adapters.plans import Plans
 from millrace_orchestrator.domain.evolve import fold
 from millrace_orchestrator.errors import DefinitionMissing
@@ -104,6 +104,25 @@ async def test_many_values_at_once_shrink_until_they_fit_together(blobs: Blobs) 
     assert payload == encode(fitted)
     outputs = [event.output for event in fitted.events if isinstance(event, StepCompleted)]
     assert [await blobs.unpack("default", output) for output in outputs] == values
+
+
+async def test_values_are_moved_together_but_not_all_at_once(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, under_way, most = blobs.put, 0, 0
+
+    async def counted(workspace: str, document: bytes) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await put(workspace, document)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(blobs, "put", counted)
+    values = [f"{index:5}" + "y" * 70_000 for index in range(2 * PUTS_AT_ONCE)]
+    large = transition(*(StepCompleted("s", item=item, output=Payload(value)) for item, value in enumerate(values)))
+    await fit(blobs, "default", large)
+    assert 1 < most <= PUTS_AT_ONCE
 
 
 async def test_too_many_events_for_a_message_are_refused(blobs: Blobs) -> None:

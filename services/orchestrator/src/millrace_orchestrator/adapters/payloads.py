@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -29,6 +30,8 @@ TRANSITION_BYTES_MAX = MESSAGE_BYTES_MAX - 64 * 1024
 """Room is left for headers."""
 _THRESHOLDS = (INLINE_BYTES_MAX, 4 * 1024, 512, 64)
 """When a transition of many values is too large as a whole, smaller and smaller ones become blobs, too."""
+PUTS_AT_ONCE = 64
+"""A list of 10,000 items may be 10,000 blobs, and everybody else's decisions wait for them."""
 
 _VALUES: dict[type, tuple[str, ...]] = {
     StepScheduled: ("input", "reuse"),
@@ -64,16 +67,20 @@ async def fit(blobs: Blobs, workspace: str, transition: Transition) -> tuple[Tra
 
 async def _shrunk(blobs: Blobs, workspace: str, events: Sequence[Event], threshold: int) -> tuple[Event, ...]:
     shrunk: list[Event] = []
-    for event in events:
-        if isinstance(event, ExecutionStarted):
-            small = await blobs.shrink(workspace, event.request.input, threshold)
-            shrunk.append(replace(event, request=replace(event.request, input=small)))
-            continue
-        changed: dict[str, Payload] = {}
-        for name in _VALUES.get(type(event), ()):
-            value = getattr(event, name)
-            small = await blobs.shrink(workspace, value, threshold)
-            if small is not value:
-                changed[name] = small
-        shrunk.append(replace(event, **changed) if changed else event)
+    for first in range(0, len(events), PUTS_AT_ONCE):
+        some = events[first : first + PUTS_AT_ONCE]
+        shrunk += await asyncio.gather(*(_smaller(blobs, workspace, event, threshold) for event in some))
     return tuple(shrunk)
+
+
+async def _smaller(blobs: Blobs, workspace: str, event: Event, threshold: int) -> Event:
+    if isinstance(event, ExecutionStarted):
+        small = await blobs.shrink(workspace, event.request.input, threshold)
+        return replace(event, request=replace(event.request, input=small))
+    changed: dict[str, Payload] = {}
+    for name in _VALUES.get(type(event), ()):
+        value = getattr(event, name)
+        small = await blobs.shrink(workspace, value, threshold)
+        if small is not value:
+            changed[name] = small
+    return replace(event, **changed) if changed else event
