@@ -17,6 +17,7 @@ NAMES = [
     "nested_for_each",
     "parallel_processing",
     "research_report",
+    "sub_workflow",
 ]
 
 
