@@ -111,6 +111,26 @@ class Executions:
             raise not_found(execution_id)
         return request
 
+    async def check_log(self, workspace: str, execution_id: str) -> None:
+        """Refuse what needs the log of an execution whose log was removed. One that has none yet passes.
+
+        Raises:
+            Refused: `execution_not_found`, `log_expired`.
+            BusUnavailable: the bus does not answer.
+        """
+        if is_execution_id(execution_id) and await self._has_log(execution_id):
+            await self.request_of(workspace, execution_id)
+            return
+        status = await self.ended(workspace, execution_id)
+        if status is not None and not await self._has_log(execution_id):  # it may have run in this moment
+            raise Refused(
+                "log_expired",
+                f"the execution ended long ago ({status}), and its log was removed after MILLRACE_LOG_RETENTION_DAYS",
+            )
+
+    async def _has_log(self, execution_id: str) -> bool:
+        return await read_last(self._connection, "EVENTS", subjects.log(execution_id)) is not None
+
     async def _projected(self, workspace: str, execution_id: str) -> tuple[Row, list[Row]] | None:
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):

@@ -82,12 +82,14 @@ class Steering:
 
     async def _request(self, workspace: str, execution_id: str, history: History) -> StartRequest:
         """Return what an execution began with: of its log, or, while it has none, as it was accepted."""
-        request = history.request or await self._acceptance.find(workspace, execution_id)
+        request = history.request
         if request is None:
             ended = await self._executions.ended(workspace, execution_id)
-            if ended is None:
-                raise not_found(execution_id)
-            raise Refused("execution_already_finished", f"the execution has ended already: {ended}")
+            if ended is not None:  # its log has expired; the request of a name is kept for ever
+                raise Refused("execution_already_finished", f"the execution has ended already: {ended}")
+            request = await self._acceptance.find(workspace, execution_id)
+        if request is None:
+            raise not_found(execution_id)
         if request.workspace != workspace:
             raise not_found(execution_id)
         return request

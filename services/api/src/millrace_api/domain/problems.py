@@ -57,6 +57,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "too_many_triggers": Kind(409, "Too many triggers", "Remove some, or let one of them take several events."),
     "dead_letter_already_redriven": Kind(409, "Sent again already", "Use `?again=true` to do it once more."),
     "dead_letter_not_redrivable": Kind(409, "Cannot be sent again", "The detail says why, and what to do instead."),
+    "log_expired": Kind(410, "Log has expired", "The execution's detail and time line are kept; its feed is not."),
     "body_too_large": Kind(413, "Body too large", "Send less, or store the data elsewhere and pass a reference."),
     "unsupported_media_type": Kind(415, "Unsupported media type", "Send application/json, or YAML for definitions."),
     "request_invalid": Kind(422, "Request invalid", "Correct what `errors` names."),

@@ -239,9 +239,12 @@ async def list_events(
     ] = EVENTS_DEFAULT,
     cursor: Cursor = None,
 ) -> Response:
-    """List everything that happened to an execution, oldest first: its log, as it was written."""
+    """List everything that happened to an execution, oldest first: its log, as it was written.
+
+    410 when the log has expired: the execution's detail and time line are kept for longer.
+    """
     offered = adapters(request)
-    await offered.executions.request_of(caller.workspace, execution_id)
+    await offered.executions.check_log(caller.workspace, execution_id)
     after = read_sequence_cursor(cursor) or 0
     events, following = await offered.event_log.page(execution_id, after, limit)
     next_cursor = None if following is None else sequence_cursor(following)

@@ -62,7 +62,7 @@ async def watch_execution(
     offered = adapters(websocket)
     identity = offered.authenticator.identify(websocket)
     after = Position.parse(last_event_id)
-    await offered.executions.request_of(identity.workspace, execution_id)
+    await offered.executions.check_log(identity.workspace, execution_id)
 
     async def serve() -> None:
         async for message in offered.watch.messages(execution_id, after):

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
 RUN_EVERY_S = 600.0
+RUN_EVERY_S_MIN = 1.0
+"""A retention of less than `RUN_EVERY_S` is looked after as often as it lasts, but not more often than this."""
 MESSAGES_MAX = 50_000
 """Messages that one run reads in a partition: more than grow old meanwhile, and a bound."""
 
@@ -130,7 +132,7 @@ class Retention:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(RUN_EVERY_S)
+            await asyncio.sleep(max(RUN_EVERY_S_MIN, min(RUN_EVERY_S, self._age_s)))
             for partition in range(PARTITION_COUNT):
                 try:
                     metrics.logs_expired.inc(await self.expire(partition))
