@@ -7,7 +7,7 @@ stays done.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from faults import Faults
@@ -43,7 +43,9 @@ def no_cel(*_: Any) -> Any:
     raise AssertionError("a simulated workflow used CEL")
 
 
-STOPPED = 0.01
+LEASE_AGAIN_S = 60.0
+"""A lease comes again earlier than this."""
+STOPPED = 0.02
 """How often an orchestrator is stopped between a commit and what follows from it, while things fail."""
 STOPPED_S = (0.5, 5.0, 40.0)
 RHYTHM = Rhythm(horizon_s=4.0, asleep_after_s=3.0, awake_after_s=1.0)
@@ -181,7 +183,8 @@ class Orchestrator:
         if isinstance(message, StepResult):
             check_dropped(plan, self.world.read(message.execution_id), message)
         if isinstance(message, StartRequest):
-            if again and falls_asleep(plan, state, changed_at, self.world.now, RHYTHM):
+            rhythm = RHYTHM if stored is not None else replace(RHYTHM, horizon_s=LEASE_AGAIN_S)
+            if again and falls_asleep(plan, state, changed_at, self.world.now, rhythm):
                 self._put_to_sleep(message.execution_id, performed, stored)
                 return None
         elif performed:
@@ -209,14 +212,17 @@ class Orchestrator:
         return [] if after.finished else [one for one in outstanding(plan, after) if isinstance(one, Arm)]
 
     def _put_to_sleep(self, execution_id: str, performed: list[Command], stored: Stored | None) -> None:
-        """Store the timers, give the lease back (perhaps much later: who acknowledges may be stopped), and forget."""
+        """Store the timers, give the lease back (perhaps much later: who acknowledges may be stopped), and forget.
+
+        Of one that a scan has found the lease, if there is one, comes again in time.
+        """
         for command in performed:
-            if isinstance(command, Arm):
-                self.world.schedule(command.due, command.fired)
-            else:
+            if not isinstance(command, Arm):
                 self.perform(command)
+            elif stored is not None:
+                self.world.schedule(command.due, command.fired)
             self.faults.maybe()
-        given_back = self.leases.pop(execution_id, set()) | ({stored.sequence} if stored is not None else set())
+        given_back = set() if stored is None else self.leases.pop(execution_id, set()) | {stored.sequence}
         if self.world.rng.random() < 0.3:
             self.late.append((self.world.now + self.world.rng.choice((0.5, 2.0, 5.0, 40.0)), given_back))
         else:
@@ -245,7 +251,8 @@ class Orchestrator:
             case Arm():
                 self.timers.append((command.due, command.fired))
             case Abort():
-                self.world.purge_work(command.execution_id, None if command.alone else command.attempts)
+                self.world.purge_work(command.execution_id, None if command.ended else command.attempts)
+                self.world.unschedule(command.execution_id, None if command.ended else command.attempts)
             case Release():
                 for sequence in self.leases.pop(command.execution_id, ()):
                     self.world.inbox.pop(sequence, None)

@@ -136,10 +136,13 @@ class World:
         payload = encode(fired)
         self.long_timers[payload.decode()] = (due, payload)
 
-    def unschedule(self, execution_id: str) -> None:
-        """Remove the long timers of an execution."""
+    def unschedule(self, execution_id: str, attempts: tuple[str, ...] | None = None) -> None:
+        """Remove the long timers of an execution: all of them, or those of some attempts."""
         for key, (_, payload) in list(self.long_timers.items()):
-            if decode_inbox(payload).execution_id == execution_id:
+            fired = decode_inbox(payload)
+            assert isinstance(fired, TimerFired)
+            is_meant = attempts is None or attempt_key(fired.step, fired.item, fired.attempt) in attempts
+            if fired.execution_id == execution_id and is_meant:
                 del self.long_timers[key]
 
     def fire_long_timers(self) -> None:

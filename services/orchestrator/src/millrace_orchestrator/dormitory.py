@@ -87,6 +87,15 @@ class Dormitory:
     async def wake(self, turns: Sequence[Turn]) -> None:
         """Put new leases on executions that were moved on and may have none, before anything is performed for them."""
         woken = [turn for turn in turns if turn.failed is None and self._may_lack_lease(turn)]
+        if not woken:
+            return
+        try:
+            # Before the leases are put: what somebody schedules under these, while we are stopped, must stay.
+            before = int((await self._connection.jetstream_api("STREAM.INFO.TIMERS"))["state"]["last_seq"])
+        except MillraceError as error:
+            for turn in woken:
+                turn.failed = error
+            return
         requests = [
             turn.after.state.request
             for turn in woken
@@ -97,13 +106,16 @@ class Dormitory:
         for turn in woken:
             turn.failed = failed.get(turn.execution_id)
         sleepers = [turn for turn in woken if turn.failed is None and self._may_have_slept(turn)]
-        await asyncio.gather(*(self._unschedule(turn) for turn in sleepers))
+        await asyncio.gather(*(self._unschedule(turn, before) for turn in sleepers))
 
-    async def _unschedule(self, turn: Turn) -> None:
-        """Remove the schedules of an execution that slept: awake, it has its deadline watched in memory."""
+    async def _unschedule(self, turn: Turn, last: int) -> None:
+        """Remove the schedules of an execution that slept, up to the stream sequence `last`.
+
+        Awake, it has its deadline watched in memory.
+        """
         try:
             subject = subjects.timer_set(turn.execution_id, "*")
-            await self._connection.jetstream_api("STREAM.PURGE.TIMERS", {"filter": subject})
+            await self._connection.jetstream_api("STREAM.PURGE.TIMERS", {"filter": subject, "seq": last + 1})
         except MillraceError as error:
             turn.failed = error
             return

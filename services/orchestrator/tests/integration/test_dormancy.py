@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from millrace_orchestrator.adapters.inbox import Arrival, active_starts
+from millrace_orchestrator.adapters.timers import scheduled
 from millrace_orchestrator.domain.dormancy import Rhythm
 from millrace_shared import subjects
 from millrace_shared.ids import partition_of
@@ -167,6 +168,26 @@ async def test_a_message_whose_first_try_ended_after_the_commit_puts_the_lease(
     await bus.unacknowledged(execution, 1)
     await bus.lose_work()
     await bus.has_queued(execution, "a@1")  # since it has a lease, somebody looks at it again
+
+
+async def test_who_wakes_one_late_leaves_alone_what_was_scheduled_since(
+    bus: Any, start_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, execution = await start(bus, start_engine, APPROVAL)
+    await asleep(bus, execution)
+    put = engine._leases.put
+
+    async def stopped_afterwards(requests: Any) -> Any:
+        result = await put(requests)
+        if requests:  # meanwhile it was moved on, and fell asleep again
+            await bus.publisher.publish(scheduled(time.time() + 3600, TimerFired(execution, "wait", "later")))
+        return result
+
+    monkeypatch.setattr(engine._leases, "put", stopped_afterwards)
+    await bus.send(execution, verdict(execution))
+    await bus.has_queued(execution, "a@1")
+    (kept,) = await bus.stored("TIMERS", subjects.timer_set(execution, "*"))
+    assert "later" in kept.subject
 
 
 async def test_a_scan_that_finds_a_start_of_one_asleep_leaves_it_asleep(bus: Any, start_engine: Any) -> None:

@@ -391,7 +391,7 @@ def test_a_failure_aborts_nothing_that_may_finish(play: Any) -> None:
     p.start()
     p.fail("a")
     assert [p.status(step) for step in ("b", "c", "sleep")] == ["running", "cancelled", "cancelled"]
-    assert aborted(p) == [Abort("e1", ("sleep@0",), alone=False)], "b runs on"
+    assert aborted(p) == [Abort("e1", ("sleep@0",), ended=False)], "b runs on"
 
 
 def test_a_cancel_aborts_no_cleanup_that_runs(play: Any) -> None:
@@ -399,15 +399,22 @@ def test_a_cancel_aborts_no_cleanup_that_runs(play: Any) -> None:
     p.start()
     p.cancel()
     assert [p.status(step) for step in ("a", "b", "clean", "late")] == ["cancelled", "cancelled", "running", "running"]
-    assert aborted(p) == [Abort("e1", ("a@1", "b@1"), alone=False)]
+    assert aborted(p) == [Abort("e1", ("a@1", "b@1"), ended=False)]
 
 
 def test_a_cancel_that_leaves_nothing_behind_says_so(play: Any) -> None:
-    p = play({"a": PY, "each": {**PY, "for_each": [1, 2]}, "late": {**PY, "needs": ["a"], "run": "always"}})
+    p = play({"a": PY, "each": {**PY, "for_each": [1, 2]}})
     p.start()
     p.cancel()
-    assert aborted(p) == [Abort("e1", ("a@1", "each~0@1", "each~1@1"), alone=True)]
-    assert p.runs[-1] == "late", "what begins now was not queued before"
+    assert aborted(p) == [Abort("e1", ("a@1", "each~0@1", "each~1@1"), ended=True)]
+
+
+def test_an_abort_that_is_performed_late_touches_nothing_of_the_cleanup_that_follows(play: Any) -> None:
+    p = play({"a": PY, "ok": {"approval": {"message": "?"}, "needs": ["a"], "run": "always"}})
+    p.start()
+    p.cancel()
+    assert p.status("ok") == "waiting"
+    assert aborted(p) == [Abort("e1", ("a@1",), ended=False)]
 
 
 def test_a_cancel_of_what_has_not_begun_aborts_nothing(play: Any) -> None:

@@ -103,7 +103,7 @@ class Dispatcher:
 
     async def _abort(self, abort: Abort) -> None:
         execution_id = abort.execution_id
-        if abort.alone:
+        if abort.ended:
             await self._connection.jetstream_api("STREAM.PURGE.WORK", _filter(subjects.work_of_execution(execution_id)))
             await self._connection.jetstream_api("STREAM.PURGE.TIMERS", _filter(subjects.timer_set(execution_id, "*")))
         else:  # nobody waits for these: what is missed is done in vain, and comes to nothing

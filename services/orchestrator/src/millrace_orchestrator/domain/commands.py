@@ -39,14 +39,14 @@ class Arm:
 class Abort:
     """Remove the queued work and the timers of attempts that were cancelled, and tell runners to stop them.
 
-    `attempts` are their keys. `alone` says that nothing else of the execution was under way, so that whatever it has
-    queued may be removed at once. Otherwise the others must not be touched: after a failure what runs may finish, and
-    after a cancel the cleanup goes on.
+    `attempts` are their keys. Once the execution has `ended`, whatever it has queued may be removed at once. Before,
+    the others must not be touched: after a failure what runs may finish, and after a cancel the cleanup goes on,
+    perhaps in the hands of somebody else long before this is done.
     """
 
     execution_id: str
     attempts: tuple[str, ...]
-    alone: bool
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,21 +144,7 @@ def _abort(plan: Plan, state: ExecutionState, events: tuple[messages.Event, ...]
         if not is_whole and (work.attempt > 0 or plan.steps[event.step].performer == "nobody"):
             keys.append(attempt_key(event.step, event.item, work.attempt))
     if keys:
-        yield Abort(state.execution_id, tuple(keys), alone=not _goes_on(state, events))
-
-
-def _goes_on(state: ExecutionState, events: tuple[messages.Event, ...]) -> bool:
-    """Whether anything is under way that was so before `events`."""
-    begun = {
-        (event.step, event.item)
-        for event in events
-        if isinstance(event, messages.StepScheduled | messages.StepWaiting | messages.StepRetryScheduled)
-    }
-    return any(
-        work.status in {"running", "waiting"} and (step_id, item) not in begun
-        for step_id, step in state.steps.items()
-        for item, work in (step.items.items() if step.is_expanded else ((None, step.work),))
-    )
+        yield Abort(state.execution_id, tuple(keys), ended=state.finished)
 
 
 def _awaited(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work: Work) -> Iterator[Command]:
