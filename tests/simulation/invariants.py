@@ -35,6 +35,9 @@ from millrace_shared.messages import (
 
 Unit = tuple[str, int | None]
 
+TOLD_WITHIN_S = 120.0
+"""Whoever dies or is stopped on the way, a parent knows this soon that a child has ended."""
+
 _SETTLING = (StepCompleted, StepFailed, StepSkipped, StepCancelled, StepReused)
 _BEGINNING = (StepScheduled, StepExpanded, StepCompleted, StepWaiting, StepReused)
 
@@ -80,6 +83,8 @@ def check_family(world: World) -> None:
         assert log, f"skipped child: {event.step} of {parent_id} has none, although it was scheduled"
         end = events_of(log)[-1]
         assert isinstance(end, ExecutionFinished), f"an orphan: child {child_id} goes on"
+        silent_s = _left_at(world.read(parent_id), event) - log[-1].at
+        assert silent_s < TOLD_WITHIN_S, f"{event.step} of {parent_id} knew nothing of its child's end for {silent_s} s"
         taken = [
             one
             for one in events_of(world.read(parent_id))
@@ -92,6 +97,19 @@ def check_family(world: World) -> None:
     for execution_id, request in world.requests.items():
         if request.parent is not None:
             assert execution_id in scheduled, f"{execution_id} is nobody's child"
+
+
+def _left_at(log: list[Transition], scheduled: StepScheduled) -> float:
+    """Return when a parent left the attempt that a child performs: by its result, or cancelled."""
+    unit = (scheduled.step, scheduled.item)
+    for transition in log:
+        for event in transition.events:
+            is_result = isinstance(event, StepCompleted | StepIterated | StepFailed | StepRetryScheduled)
+            is_of_unit = (getattr(event, "step", ""), getattr(event, "item", None)) == unit
+            is_meant = isinstance(event, StepCancelled) or (is_result and event.attempt == scheduled.attempt)
+            if is_of_unit and is_meant:
+                return transition.at
+    return log[-1].at
 
 
 def check_gates(world: World) -> None:
