@@ -53,3 +53,20 @@ def put_at(data: Any, pointer: str, value: Any) -> Any:
     members = dict(data)
     members[name] = put_at(members[name], below, value)
     return members
+
+
+def is_null_at(data: Any, pointer: str) -> bool:
+    """Returns whether `data` has null at a JSON pointer. False where it has no such place."""
+    if pointer == "":
+        return data is None
+    token, _, rest = pointer.removeprefix("/").partition("/")
+    name = token.replace("~1", "/").replace("~0", "~")
+    if isinstance(data, list):
+        inside = data[int(name)] if name.isdecimal() and int(name) < len(data) else _NOWHERE
+    else:
+        inside = data.get(name, _NOWHERE) if isinstance(data, dict) else _NOWHERE
+    deeper = "/" in pointer.removeprefix("/")
+    return inside is not _NOWHERE and is_null_at(inside, f"/{rest}" if deeper else "")
+
+
+_NOWHERE = object()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from millrace_shared import blobs as blobs_module
 from millrace_shared.blobs import CACHE_BYTES_MAX, INLINE_BYTES_MAX, VALUE_BYTES_MAX, Blobs, BlobUnavailable
 from millrace_shared.errors import MessageInvalid, ValueTooLarge
-from millrace_shared.values import BlobRef, Payload, put_at
+from millrace_shared.values import BlobRef, Payload, is_null_at, put_at
 
 LARGE = "x" * INLINE_BYTES_MAX  # two bytes more as JSON
 ABSENT = BlobRef("0" * 64, 2)
@@ -223,3 +223,23 @@ async def test_a_float_that_json_does_not_have_is_refused(tmp_path: Path, number
     with pytest.raises(MessageInvalid, match="NaN or an infinity"):
         await blobs.pack("default", {"rows": [{"score": number}], "none": None})
     assert (await blobs.pack("default", {"none": None, "score": 0.5})).data == {"none": None, "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("data", "pointer", "is_null"),
+    [
+        (None, "", True),
+        (0, "", False),
+        ({"a": None}, "/a", True),
+        ({"a": 1}, "/a", False),
+        ({"a": None}, "/b", False),
+        ({"a": [None, {"~/": None}]}, "/a/0", True),
+        ({"a": [None, {"~/": None}]}, "/a/1/~0~1", True),
+        ({"a": [None]}, "/a/7", False),
+        ({"a": [None]}, "/a/x", False),
+        ({"a": None}, "/a/b", False),
+        ({"": None}, "/", True),
+    ],
+)
+def test_null_at_a_place(data: object, pointer: str, is_null: bool):
+    assert is_null_at(data, pointer) is is_null

@@ -324,7 +324,18 @@ class Engine:
         if arrival.delivery.delivered_count < ORPHAN_DELIVERIES_MAX:
             _nak_after(arrival.delivery, RETRY_DELAY_S)
         else:
-            asyncio.get_running_loop().create_task(self._bury(arrival, "there is no such execution"))
+            asyncio.get_running_loop().create_task(self._bury_orphan(arrival, arrival.delivery))
+
+    async def _bury_orphan(self, arrival: Arrival, delivery: Delivery) -> None:
+        """Bury what is for no execution; what is for one that has been accepted waits until that is begun."""
+        try:
+            is_accepted = await self._journal.is_accepted(subjects.execution_id_of(arrival.subject))
+        except MillraceError:
+            is_accepted = True  # it cannot be told now
+        if is_accepted:
+            _nak_after(delivery, BROKEN_DELAY_S)
+        else:
+            await self._bury(arrival, "there is no such execution")
 
     async def _bury(self, arrival: Arrival, reason: str) -> None:
         if arrival.delivery is not None:

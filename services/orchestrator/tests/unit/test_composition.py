@@ -109,6 +109,13 @@ def test_spending_the_budget_ends_the_execution_and_the_next_child_gets_what_is_
     assert p.state.error.code == "budget_exceeded"
 
 
+def test_an_execution_that_has_done_everything_completes_whatever_it_spent(play: Any) -> None:
+    p = play({"a": PY}, limits={"max_cost_usd": 1})
+    start(p)
+    p.feed(StepResult("e1", "a", 1, 1.0, 2.0, usage=Usage(1, 1, 1, Decimal(2))))
+    assert p.outcome == "completed"
+
+
 def test_a_cancel_goes_down_and_begins_what_nobody_may_have_begun(play: Any) -> None:
     p = play({"g": GROUP})
     start(p)
@@ -120,6 +127,16 @@ def test_a_cancel_goes_down_and_begins_what_nobody_may_have_begun(play: Any) -> 
     assert (type(message), message.execution_id, message.id) == (CancelRequest, child, "e1")
     again = [type(one) for one in outstanding(p.plan, p.state)]
     assert again == [Begin, Tell, Release]
+
+
+def test_a_second_cancel_goes_down_to_what_still_cleans_up(play: Any) -> None:
+    p = play({"g": GROUP, "tidy": {**PY, "run": "always"}})
+    start(p)
+    p.cancel("c1")
+    p.commands.clear()
+    p.cancel("c2")
+    child = child_execution_id("e1", "g@1")
+    assert [(message.execution_id, message.id) for message in told(p)] == [(child, "c2")]
 
 
 def test_a_pause_goes_down_and_so_does_going_on(play: Any) -> None:

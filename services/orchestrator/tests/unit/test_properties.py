@@ -66,6 +66,8 @@ class Play:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.request = REQUEST if seed % 3 else replace(REQUEST, reuse=REUSE)
+        if seed % 4 == 1:
+            self.request = replace(REQUEST, breakpoints=("*",))
         self.plan: Plan = compile_plan(WorkflowDefinition.model_validate(random_definition(self.rng)))
         self.now = 1_000.0
         self.state: ExecutionState | None = None
@@ -124,9 +126,8 @@ class Play:
             SignalRequest("e1", f"s{rng.randrange(20)}", rng.choice(SIGNALS), Payload(1)),
             VerdictRequest("e1", "v", step, rng.random() < 0.5, item),
             VerdictRequest("e1", "v", step, rng.random() < 0.5, item),
-            ContinueRequest(
-                "e1", "c", rng.choice(("s1", "s3")), edited=rng.random() < 0.3, input=Payload({"edited": True})
-            ),
+            ContinueRequest("e1", "c", rng.choice((*HELD, step)), rng.choice((None, None, 0))),
+            ContinueRequest("e1", "c", rng.choice((*HELD, step)), edited=True, input=Payload({"delay": 3})),
             self.admission(rng.random() < 0.9),
             *(self.result(step, item, attempt) for _ in range(4)),
         ]

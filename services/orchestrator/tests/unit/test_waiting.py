@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from millrace_orchestrator.domain.commands import Arm, Enter, Leave, Release, Run, outstanding
-from millrace_orchestrator.domain.steering import HELD_S_MAX
+from millrace_orchestrator.domain.state import HELD_S_MAX
 from millrace_orchestrator.domain.waiting import SIGNALS_MAX
 from millrace_shared.messages import (
     Admission,
@@ -184,6 +184,15 @@ class TestPauses:
         assert resumed == ExecutionResumed(1_000.0 + 100 + 1_000, "r1", "ann")
         assert p.state.step("ok").work.due == p.state.deadline
 
+    def test_what_runs_is_not_cut_off_at_the_deadline_that_the_pause_puts_off(self, play: Any) -> None:
+        p = play({"a": PY}, limits={"timeout": "100s"})
+        p.start()
+        (run,) = [one for one in p.commands if isinstance(one, Run)]
+        pause(p)
+        p.now += 1_000
+        resume(p)
+        assert run.step.deadline > p.state.deadline
+
     def test_pausing_twice_and_resuming_what_runs_change_nothing(self, play: Any) -> None:
         p = play({"a": PY})
         p.start()
@@ -329,6 +338,16 @@ class TestBreakpoints:
         p.feed(ContinueRequest("e1", "c1", "b", edited=True, input=Payload(given)))
         error = p.state.step("b").work.error
         assert (p.status("b"), error.code, said in error.message) == ("failed", "input_invalid", True)
+
+    def test_secrets_stay_where_the_new_input_leaves_them(self, play: Any) -> None:
+        headers = {"A": "Bearer ${{ secrets.token }}", "B": "${{ secrets.token }}"}
+        step = {"http": {"url": "https://x.example", "headers": headers}}
+        p = play({"b": step}, secrets=["token"])
+        p.feed(StartRequest("e1", "default", "wf-1", "wf", 3, "hash", p.now, breakpoints=("b",)))
+        edited = {"method": "GET", "url": "https://y.example", "headers": {"A": None, "B": "own"}}
+        p.feed(ContinueRequest("e1", "c1", "b", edited=True, input=Payload(edited)))
+        (run,) = [one for one in p.commands if isinstance(one, Run)]
+        assert run.step.secrets == {"/headers/A": ("Bearer ", "token", "")}
 
     def test_a_list_is_held_as_a_whole(self, play: Any) -> None:
         p = self.start(play, {"b": {**PY, "for_each": [1, 2, 3]}}, "b")

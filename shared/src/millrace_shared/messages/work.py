@@ -15,9 +15,9 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
 
     `spec` is the static part of the step from the definition (`plan.py` of the orchestrator builds it); `input` is
     resolved but for `secrets` (see `StepScheduled`). The runner ends the attempt `timeout_s` after it began, and in any
-    case at `deadline` (Unix seconds), when the execution itself times out. `again` says that the attempt may have been
-    performed already: the runner looks for its result first. `cache` is the key under which the result is looked up
-    before and kept afterwards, for `cache_ttl_s`; empty: not cached.
+    case at `deadline` (Unix seconds), a guard that lies after any at which the execution itself could time out. `again`
+    says that the attempt may have been performed already: the runner looks for its result first. `cache` is the key
+    under which the result is looked up before and kept afterwards, for `cache_ttl_s`; empty: not cached.
     """
 
     execution_id: str

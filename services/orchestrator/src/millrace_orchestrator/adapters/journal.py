@@ -17,7 +17,7 @@ from millrace_orchestrator.domain.state import ExecutionState
 from millrace_orchestrator.errors import DefinitionMissing, ExecutionBroken
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import Stored, read_last_of_each, read_subject
+from millrace_shared.bus.log_reader import Stored, read_last, read_last_of_each, read_subject
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import decode_transition
 from millrace_shared.errors import MillraceError
@@ -117,6 +117,14 @@ class Journal:
         logs = [subjects.log(execution_id) for execution_id in execution_ids]
         found = await read_last_of_each(self._connection, "EVENTS", logs)
         return {subjects.execution_id_of(stored.subject) for stored in found}
+
+    async def is_accepted(self, execution_id: str) -> bool:
+        """Return whether an execution's start is in the inbox: it is begun in its turn.
+
+        Raises:
+            BusUnavailable: the server did not answer.
+        """
+        return await read_last(self._connection, "INBOX", subjects.start(execution_id)) is not None
 
     async def append(self, appends: Sequence[Append]) -> list[int | MillraceError]:
         """Append transitions of different executions, each under its own fence, with as few fsyncs as possible.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from millrace_orchestrator.domain.children import child_request, report
 from millrace_orchestrator.domain.gates import Enter, Gate, Leave
 from millrace_orchestrator.domain.plan import Plan
-from millrace_orchestrator.domain.state import ExecutionState, Work
+from millrace_orchestrator.domain.state import HELD_S_MAX, ExecutionState, Work
 from millrace_shared import messages
 from millrace_shared.ids import attempt_key
 from millrace_shared.messages import RunStep, StartRequest, TimerFired
@@ -80,6 +80,9 @@ def commands(plan: Plan, state: ExecutionState, events: Iterable[messages.Event]
         *_abort(plan, state, events),
         *_cancel_children(plan, state, _cancelled_now(plan, state, events)),
     ]
+    for event in events:
+        if isinstance(event, messages.ExecutionCancelRequested):
+            aborts += _cancel_again(plan, state, event, events)
     others: list[Command] = []
     for event in events:
         match event:
@@ -175,7 +178,8 @@ def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work
         attempt=work.attempt,
         kind=step.kind,  # type: ignore[arg-type]
         timeout_s=step.timeout_s,
-        deadline=state.deadline,
+        # A guard only, should nobody tell the runner that the execution is over: a pause may put its deadline off.
+        deadline=state.deadline + HELD_S_MAX,
         spec=step.spec,
         input=work.input,
         secrets=work.secrets,
@@ -267,6 +271,18 @@ def _cancel_children(
             yield Begin(request)
             reason = "the execution above it has ended"
             yield Tell(messages.CancelRequest(request.execution_id, id=state.execution_id, reason=reason))
+
+
+def _cancel_again(
+    plan: Plan, state: ExecutionState, request: messages.ExecutionCancelRequested, events: tuple[messages.Event, ...]
+) -> Iterator[Tell]:
+    """A cancel of what is ending already stops the cleanup of the children that were cancelled before, too."""
+    if any(isinstance(event, messages.ExecutionEnding) for event in events):
+        return
+    for step_id, item, work in _child_units(plan, state):
+        if work.status == "cancelled" and work.at > 0:
+            child = child_request(plan, state, step_id, item, work).execution_id
+            yield Tell(messages.CancelRequest(child, id=request.id, reason=request.reason))
 
 
 def _cancelled_now(

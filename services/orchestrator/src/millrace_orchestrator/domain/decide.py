@@ -22,8 +22,7 @@ from millrace_orchestrator.domain.repeating import iterated
 from millrace_orchestrator.domain.retry import next_attempt_at
 from millrace_orchestrator.domain.scope import Loaded, value_of
 from millrace_orchestrator.domain.settling import completed, fail, refused
-from millrace_orchestrator.domain.state import ExecutionState
-from millrace_orchestrator.domain.steering import HELD_S_MAX
+from millrace_orchestrator.domain.state import HELD_S_MAX, ExecutionState
 from millrace_orchestrator.domain.waiting import give_verdict, take_signal
 from millrace_shared.definition.inputs import InputInvalid, complete_input
 from millrace_shared.expressions.errors import BlobNeeded, ExpressionError
@@ -179,8 +178,11 @@ def _result(draft: Draft, message: StepResult) -> None:
 
 
 def _check_budget(draft: Draft) -> None:
-    """End the execution when more was spent than it may. What a single call may cost is the runners' affair."""
-    if not draft.state.spent.calls:
+    """End the execution when all that it may spend is spent, and there is more to do.
+
+    What a single call may cost is the runners' affair.
+    """
+    if not draft.state.spent.calls or draft.state.settled == len(draft.plan.steps):
         return
     left = remaining_budget(draft.plan, draft.state)
     if left is not None and left <= 0:

@@ -34,6 +34,9 @@ SETTLED: frozenset[StepStatus] = frozenset({"completed", "failed", "timeout", "s
 Unit = tuple[str, int | None]
 """A step's id and an item's index, or None for the step itself."""
 
+HELD_S_MAX = 30 * 24 * 3600.0
+"""An execution that waits at gates, or is paused, for longer than this times out: no wait is without an end."""
+
 
 class Work(msgspec.Struct, frozen=True):
     """One unit that is attempted: a step, or one item of a `for_each` step.

@@ -8,6 +8,7 @@ from millrace_orchestrator.domain.gates import REFUSALS
 from millrace_orchestrator.domain.readiness import begin, begin_unit, expression_failed
 from millrace_orchestrator.domain.scope import scope_of
 from millrace_orchestrator.domain.settling import fail
+from millrace_orchestrator.domain.state import HELD_S_MAX
 from millrace_shared.expressions.errors import ExpressionError
 from millrace_shared.messages import (
     Admission,
@@ -21,9 +22,7 @@ from millrace_shared.messages import (
     ResumeRequest,
     StepWaiting,
 )
-
-HELD_S_MAX = 30 * 24 * 3600.0
-"""An execution that waits at gates, or is paused, for longer than this times out: no wait is without an end."""
+from millrace_shared.values import is_null_at
 
 
 def enter(draft: Draft) -> None:
@@ -77,7 +76,10 @@ def resume(draft: Draft, message: ResumeRequest) -> None:
 
 
 def go_on(draft: Draft, message: ContinueRequest) -> None:
-    """Let a step that is held at a breakpoint begin, with another input if one is given."""
+    """Let a step that is held at a breakpoint begin, with another input if one is given.
+
+    Secrets are shown as null, and stay where the new input has left it at that.
+    """
     step = draft.plan.steps.get(message.step)
     if step is None or message.item is not None or draft.state.is_paused:
         return
@@ -85,7 +87,8 @@ def go_on(draft: Draft, message: ContinueRequest) -> None:
     if work.status != "waiting" or work.waits_for != "breakpoint":
         return
     if message.edited and step.for_each is None:
-        draft.emit(StepWaiting(step.id, work.due, reason="breakpoint", input=message.input))
+        secrets = {at: text for at, text in work.secrets.items() if is_null_at(message.input.data, at)}
+        draft.emit(StepWaiting(step.id, work.due, reason="breakpoint", input=message.input, secrets=secrets))
     try:
         if step.for_each is None:
             begin_unit(draft, step, None)
