@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from millrace_orchestrator.domain.plan import Plan
@@ -23,13 +24,19 @@ def scope_of(plan: Plan, state: ExecutionState, loaded: Loaded, item: tuple[int,
         "execution": {
             "id": request.execution_id,
             "name": request.execution_name,
-            "started_at": datetime.fromtimestamp(state.started_at, UTC).isoformat().replace("+00:00", "Z"),
+            "started_at": _rfc3339(state.started_at),
         },
         "workflow": {"name": request.workflow_name, "version": request.workflow_version},
     }
     if item is not None:
         scope["index"], scope["item"] = item
     return scope
+
+
+@lru_cache(maxsize=4_096)
+def _rfc3339(seconds: float) -> str:
+    """Return a time as text. The same one is asked for with every step of an execution."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 class _Steps(Mapping[str, dict[str, Any]]):
