@@ -105,7 +105,7 @@ class Orchestrator:
         if received is None:
             return False
         stored, message = received
-        self.handle(message, stored, again=stored.deliveries > 1)
+        self.handle(message, stored, again=stored.deliveries > 1 or isinstance(message, TimerFired))
         return True
 
     def handle(self, message: InboxMessage, stored: Stored | None, *, again: bool) -> None:

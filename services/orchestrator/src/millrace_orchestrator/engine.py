@@ -202,6 +202,10 @@ class Engine:
             except MessageInvalid as error:
                 await self._bury(arrival, str(error))
                 continue
+            if arrival.delivery is not None and isinstance(message, TimerFired):
+                # The server's schedules are for those who sleep. Somebody may have woken this one by a timer in memory,
+                # which is not delivered again, and have got no further than the commit.
+                arrival = replace(arrival, again=True)  # noqa: PLW2901
             if execution_id in self._finished:
                 if arrival.delivery is not None:
                     arrival.delivery.ack()

@@ -12,8 +12,20 @@ from millrace_orchestrator.adapters.inbox import Arrival, active_starts
 from millrace_orchestrator.adapters.timers import scheduled
 from millrace_orchestrator.domain.dormancy import Rhythm
 from millrace_shared import subjects
+from millrace_shared.bus.publisher import Outgoing
+from millrace_shared.codec import encode
 from millrace_shared.ids import partition_of
-from millrace_shared.messages import SignalRequest, StepCompleted, StepWaiting, TimerFired, VerdictRequest
+from millrace_shared.messages import (
+    LOG_VERSION,
+    SignalRequest,
+    StepCompleted,
+    StepScheduled,
+    StepWaiting,
+    TimerFired,
+    Transition,
+    VerdictRequest,
+)
+from millrace_shared.values import Payload
 
 PY = {"python": "m:f"}
 APPROVAL = {"ok": {"approval": {"message": "Go on?", "deadline": "1h"}}, "a": {**PY, "needs": ["ok"]}}
@@ -80,7 +92,7 @@ async def test_it_is_woken_after_everybody_who_knew_of_it_was_killed(bus: Any, s
 
 
 async def test_a_timer_wakes_it(bus: Any, start_engine: Any) -> None:
-    steps = {"w": {"wait": {"delay": "3s"}}, "a": {**PY, "needs": ["w"]}}
+    steps = {"w": {"wait": {"delay": "8s"}}, "a": {**PY, "needs": ["w"]}}
     _, execution = await start(bus, start_engine, steps, horizon_s=1.0)
     await asleep(bus, execution)
     await bus.perform(execution, "a")
@@ -91,7 +103,7 @@ async def test_a_timer_wakes_it(bus: Any, start_engine: Any) -> None:
 async def test_its_deadline_ends_it(bus: Any, start_engine: Any) -> None:
     await light_sleeper(bus, start_engine, 1.0)
     steps = {"w": {"wait": {"signal": "never"}}}
-    execution = await bus.start(await bus.define(steps, limits={"timeout": "4s"}))
+    execution = await bus.start(await bus.define(steps, limits={"timeout": "8s"}))
     await asleep(bus, execution)
     assert await schedules(bus, execution) == {"execution_timeout"}
     assert (await bus.ended(execution)).status == "timeout"
@@ -168,6 +180,22 @@ async def test_a_message_whose_first_try_ended_after_the_commit_puts_the_lease(
     await bus.unacknowledged(execution, 1)
     await bus.lose_work()
     await bus.has_queued(execution, "a@1")  # since it has a lease, somebody looks at it again
+
+
+async def test_a_schedule_has_the_rest_done_of_what_a_timer_in_memory_began(bus: Any, start_engine: Any) -> None:
+    """Somebody remembered the sleeper, woke it when the time came, and died after the commit."""
+    _, execution = await start(bus, start_engine, APPROVAL)
+    await asleep(bus, execution)
+    (waiting,) = await bus.log(execution)
+    begun = (StepCompleted("ok", output=Payload({"approved": True})), StepScheduled("a", 1))
+    committed = Transition(LOG_VERSION, execution, waiting.version + 1, time.time(), begun)
+    await bus.publisher.publish(Outgoing(subjects.log(execution), encode(committed)))
+
+    await bus.send(execution, TimerFired(execution, "wait", "ok"))
+    await bus.has_queued(execution, "a@1")
+    await bus.unacknowledged(execution, 1)
+    await bus.perform(execution, "a")
+    assert (await bus.ended(execution)).status == "completed"
 
 
 async def test_who_wakes_one_late_leaves_alone_what_was_scheduled_since(
