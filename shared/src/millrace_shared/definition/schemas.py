@@ -1,12 +1,12 @@
 """JSON Schemas that authors write, for inputs and outputs: checked when saved, applied when run.
 
 Draft 2020-12, with what could make a schema dangerous taken out: `$ref` only points into the same schema
-and never in a circle, size is bounded also after references are followed, and patterns are RE2 (linear
-time), not Python's.
+and never in a circle, size is bounded also after references are followed, patterns are RE2 (linear
+time), not Python's, and `uniqueItems` is linear.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -43,7 +43,24 @@ def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Validatio
         yield ValidationError(f"{json.dumps(instance)[:80]} does not match {json.dumps(pattern)}")
 
 
-_Validator = extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]  # not typed
+def _unique_items(_: Any, unique: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
+    """The library compares each item with each other one unless they can be sorted: hours for a list of objects."""
+    if unique and isinstance(instance, list) and len({_identity(item) for item in instance}) < len(instance):
+        yield ValidationError(f"{json.dumps(instance)[:80]} has non-unique elements")
+
+
+def _identity(value: Any) -> Hashable:
+    """Returns what only equal JSON values have in common: 1 and 1.0 are equal, 1 and true are not."""
+    if isinstance(value, bool):
+        return (bool, value)
+    if isinstance(value, dict):
+        return (dict, frozenset((key, _identity(item)) for key, item in value.items()))
+    if isinstance(value, list):
+        return (list, tuple(map(_identity, value)))
+    return value if value is None else (str if isinstance(value, str) else float, value)
+
+
+_Validator = extend(Draft202012Validator, {"pattern": _pattern, "uniqueItems": _unique_items})  # type: ignore[no-untyped-call]  # not typed
 
 
 def validator(schema: Mapping[str, Any]) -> Draft202012Validator:
