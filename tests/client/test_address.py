@@ -53,3 +53,8 @@ def test_a_state_file_that_says_nothing_is_none(data_dir: Path, text: str):
 
 def test_a_key_is_not_shown(data_dir: Path):
     assert "generated" not in repr(find_server(None, None, {"MILLRACE_DATA_DIR": str(data_dir)}))
+
+
+def test_the_line_end_of_a_key_that_was_read_from_a_file_is_left_out():
+    environment = {"MILLRACE_API_URL": "http://there", "MILLRACE_API_KEY": "the-key\r\n"}
+    assert find_server(None, None, environment).key == "the-key"

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from millrace.client import Client, ClientError, RequestRefused, ServerUnavailable, ServerUnreachable
+from millrace.client import Client, ClientError, RequestRefused, ServerNotFound, ServerUnavailable, ServerUnreachable
 
 ACCEPTED = {"execution_id": "e1", "execution_name": None, "workflow_id": "w", "status": "pending", "created_at": ""}
 Script = Iterable[httpx.Response | Exception]
@@ -177,3 +177,16 @@ def test_a_run_that_takes_longer_than_the_wait_is_shown_as_it_is():
     client, transport, _ = scripted(accepted(), httpx.Response(200, json={"id": "e1", "status": "running"}))
     assert client.run("w", wait_s=3)["status"] == "running"
     assert transport.requests[0].url.params["wait"] == "3"
+
+
+def test_a_page_of_some_other_server_is_no_answer():
+    client, _, _ = scripted(httpx.Response(200, text="<html>", headers={"Content-Type": "text/html"}))
+    with pytest.raises(RequestRefused, match="answered 200; is that a Millrace api"):
+        client.execution("e1")
+
+
+@pytest.mark.parametrize("key", ["the-key\r", "the-key\n", "th\u00e9-key"])
+def test_what_cannot_be_a_key_is_not_sent_and_not_shown(key: str):
+    with pytest.raises(ServerNotFound, match="set MILLRACE_API_KEY anew") as refused:
+        Client("http://api", key)
+    assert key.strip() not in str(refused.value)

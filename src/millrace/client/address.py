@@ -44,6 +44,7 @@ def find_server(url: str | None, key: str | None, environment: Mapping[str, str]
     # The generated key goes to the stack that generated it, and to nobody else.
     if not key and found_here == url:
         key = _key_of_stack(data_dir)
+    key = (key or "").strip()
     if not key:
         raise ServerNotFound(f"no API key for {url} is known: set {KEY_VARIABLE}.")
     return Server(url.rstrip("/"), key)

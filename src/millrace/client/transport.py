@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import httpx
 
-from millrace.client.errors import RequestRefused, ServerUnavailable, ServerUnreachable
+from millrace.client.address import KEY_VARIABLE
+from millrace.client.errors import RequestRefused, ServerNotFound, ServerUnavailable, ServerUnreachable
 
 PREFIX = "/api/v1"
 ATTEMPTS_MAX = 4
@@ -30,6 +31,9 @@ class Transport:
         timeout_s: how long an answer may take.
         transport: carries the requests in place of the network.
         pause: waits so many seconds between attempts.
+
+    Raises:
+        ServerNotFound: the key is none.
     """
 
     def __init__(
@@ -43,6 +47,10 @@ class Transport:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
+        if not (key.isascii() and key.isprintable()):  # the error of the HTTP library would show it
+            raise ServerNotFound(
+                f"the API key for {self.url} holds characters that no key has: set {KEY_VARIABLE} anew"
+            )
         self._headers = {"Authorization": f"Bearer {key}"} | ({"X-Workspace-Slug": workspace} if workspace else {})
         self._timeout_s = timeout_s
         self._pause = pause
@@ -92,7 +100,7 @@ class Transport:
             raise ServerUnavailable(f"{method} {self.url}{PREFIX}{path} was not answered: {reason}") from error
         except httpx.InvalidURL as error:
             raise ServerUnreachable(self.url, str(error)) from error
-        if answer.is_success:
+        if answer.is_success and (not answer.content or "json" in answer.headers.get("content-type", "")):
             return answer
         problem = _problem(answer)
         if answer.is_server_error:
