@@ -6,17 +6,63 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from millrace_shared.errors import SettingsInvalid
 
 REQUEST_HEAD_BYTES_MAX = 64 * 1024
+"""A request's line and headers, besides what came in one piece with its first byte (256 KiB at most)."""
 WEBSOCKET_MESSAGE_BYTES_MAX = 64 * 1024
 """Clients have nothing to say on our WebSockets."""
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
+
+
+class BoundedHead(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with a bound: its parser keeps request lines, headers and trailers of any length.
+
+    What counts is what came since something was of use: since a request or its body began or ended, or went on.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._kept_bytes = 0
+        self._was_used = False
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, and end the connection if too much of it is kept."""
+        self._was_used = False
+        super().data_received(data)
+        self._kept_bytes = 0 if self._was_used else self._kept_bytes + len(data)
+        if self._kept_bytes > REQUEST_HEAD_BYTES_MAX and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.send_400_response(f"The request's head is over {REQUEST_HEAD_BYTES_MAX // 1024} KiB.")
+            else:  # an answer may be under way: nothing can be said any more
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Begin with a request."""
+        self._was_used = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Hand a request on."""
+        self._was_used = True
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Hand a piece of the body on."""
+        self._was_used = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        self._was_used = True
+        super().on_message_complete()
 
 
 class Server(uvicorn.Server):
@@ -28,7 +74,7 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
-                http="httptools",
+                http=BoundedHead,
                 ws="websockets-sansio",
                 loop="none",
                 lifespan="off",

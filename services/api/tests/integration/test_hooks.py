@@ -110,8 +110,17 @@ async def test_a_secret_is_never_shown_and_stays_until_another_is_given(api: Any
     for secret in ("short-secret", "long-secret" * 50, ["listed-secret"]):
         refused = await api.http.patch(path, json={"secret": secret})
         assert (refused.status_code, "-secret" in refused.text) == (422, False)
-    assert (await api.http.patch(path, json={"secret": ""})).json()["signed"] is False
+    for nothing in ("", None):
+        assert (await api.http.patch(path, json={"secret": SECRET})).json()["signed"] is True
+        assert (await api.http.patch(path, json={"secret": nothing})).json()["signed"] is False
     assert (await api.http.post(signed["path"], json={})).status_code == 202
+
+
+async def test_an_input_that_no_store_takes_is_refused(api: Any, workflow: str) -> None:
+    trigger = await api.trigger(workflow, "webhook", input={"what": ["${{ event }}"] * 70})
+    answer = await api.http.post(trigger["path"], json="x" * 1_000_000)
+    assert (answer.status_code, answer.json()["code"]) == (422, "input_invalid")
+    assert "too large" in answer.json()["detail"]
 
 
 def notification(*alerts: dict[str, Any], **more: Any) -> dict[str, Any]:

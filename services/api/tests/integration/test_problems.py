@@ -166,7 +166,45 @@ async def test_bodies_have_limits(api: Any) -> None:
 
     chunked = await api.http.post(EXECUTIONS, content=endless())
     checked(chunked, 413, "body_too_large")
+    trigger = await api.http.post("/api/v1/triggers", content=b"#" * (64 * 1024 + 1))
+    assert "over 64 KiB" in checked(trigger, 413, "body_too_large")["detail"]
     assert (await api.http.post(EXECUTIONS, json={"workflow": workflow})).status_code == 202
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"GET /",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: ",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Trailer: ",
+    ],
+    ids=["line", "header", "trailer"],
+)
+async def test_heads_have_limits(api: Any, begin: bytes) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", api.http.base_url.port)
+    writer.write(begin)
+
+    async def send_on() -> None:
+        for _ in range(512):  # 32 MiB, far more than the kernel keeps for the two of them
+            writer.write(b"x" * 64 * 1024)
+            await writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await send_on()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "started_after=0001-01-01T00:00:00%2B14:00",
+        "started_before=9999-12-31T23:00:00-14:00",
+        "&".join(f"label=a{number}" for number in range(33)),
+    ],
+    ids=["early", "late", "labels"],
+)
+async def test_criteria_have_limits(api: Any, query: str) -> None:
+    checked(await api.http.get(f"{EXECUTIONS}?{query}"), 422, "request_invalid")
 
 
 @pytest.mark.parametrize(

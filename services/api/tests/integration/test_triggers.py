@@ -1,5 +1,6 @@
 """Triggers: what is saved and refused, and that schedules start what they should, exactly once."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -124,6 +125,16 @@ async def test_names_are_taken_once_and_triggers_are_listed_changed_and_removed(
     gone = await api.http.get(path)
     assert (gone.status_code, gone.json()["code"]) == (404, "trigger_not_found")
     assert (await api.http.delete(path)).status_code == 404
+
+
+async def test_of_two_that_take_a_name_at_once_one_is_told(api: Any, workflow: str) -> None:
+    for _ in range(20):
+        wanted = api.fresh("event")
+        both = [await api.trigger(workflow, "event") for _ in range(2)]
+        answers = await asyncio.gather(
+            *(api.http.patch(f"/api/v1/triggers/{one['id']}", json={"name": wanted}) for one in both)
+        )
+        assert sorted(answer.status_code for answer in answers) == [200, 409], [answer.text for answer in answers]
 
 
 async def test_a_schedule_goes_with_its_trigger(api: Any, workflow: str) -> None:

@@ -64,6 +64,12 @@ async def test_an_accepted_execution_that_nobody_reads(api: Any) -> None:
     assert (unknown.status_code, unknown.json()["code"]) == (404, "execution_not_found")
 
 
+async def test_it_is_told_where_no_telemetry_service_has_run(lonely_api: Any) -> None:
+    workflow = await lonely_api.workflow(steps={"fetch": FETCH})
+    execution_id = await started(lonely_api, workflow, StepScheduled("fetch", 1))
+    assert [one["code"] for one in (await why(lonely_api, execution_id))["reasons"]] == ["handed_out"]
+
+
 async def test_work_in_the_queue_is_counted_until_a_runner_has_begun_it(api: Any) -> None:
     workflow = await api.workflow(steps={"fetch": FETCH})
     execution_id = await started(api, workflow, StepScheduled("fetch", 1))

@@ -1,5 +1,7 @@
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from millrace_api.domain.filters import (
     ExecutionFilter,
     cursor_of,
+    in_utc,
     order_by,
     read_cursor,
     read_labels,
@@ -15,6 +18,7 @@ from millrace_api.domain.filters import (
     sequence_cursor,
     where,
 )
+from millrace_api.domain.launch import LABELS_MAX
 from millrace_api.domain.positions import Position
 from millrace_api.errors import Refused
 
@@ -56,6 +60,21 @@ def test_cursors_come_back(moment: datetime, row_id: str) -> None:
     assert read_cursor(cursor_of(moment, row_id)) == (moment, row_id)
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:00:00-14:00"])
+def test_times_that_no_database_takes_are_refused(moment: str) -> None:
+    with pytest.raises(Refused):
+        read_cursor(urlsafe_b64encode(msgspec.json.encode([moment, "id"])).decode())
+    with pytest.raises(Refused) as refused:
+        in_utc(datetime.fromisoformat(moment), ("query", "since"))
+    assert refused.value.errors[0]["loc"] == ["query", "since"]
+
+
+def test_a_time_without_an_offset_is_utc() -> None:
+    assert in_utc(datetime(2026, 1, 15, 10), ("query", "since")) == MOMENT  # noqa: DTZ001  that is what it is about
+    assert in_utc(datetime.fromisoformat("2026-01-15T12:00:00+02:00"), ("query", "since")) == MOMENT
+    assert in_utc(None, ("query", "since")) is None
+
+
 @given(st.integers(0, 10**18 - 1))
 def test_sequence_cursors_come_back(sequence: int) -> None:
     assert read_sequence_cursor(sequence_cursor(sequence)) == sequence
@@ -79,6 +98,8 @@ def test_statuses_are_read_in_both_spellings() -> None:
 
 def test_labels_are_read_with_and_without_a_value() -> None:
     assert read_labels(["a:b", "c=d:e", "f", ":g"]) == (("a", "b"), ("c", "d:e"), ("f", None), (":g", None))
+    with pytest.raises(Refused, match="at most 32"):
+        read_labels([f"a{number}" for number in range(LABELS_MAX + 1)])
 
 
 @given(st.integers(0, 10**9 - 1), st.integers(-1, 10**9 - 1), st.integers(0, 10**18 - 1))

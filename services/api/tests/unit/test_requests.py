@@ -1,5 +1,6 @@
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from millrace_api.domain.launch import read_breakpoints
@@ -36,6 +37,7 @@ def test_an_empty_body_is_an_empty_object():
         (Fork, b'{"from_step":"a","inputs":{}}', ["body", "inputs"]),
         (Bulk, b'{"limit":%d}' % (BULK_MAX + 1), ["body", "limit"]),
         (Bulk, b'{"started_after":"yesterday"}', ["body", "started_after"]),
+        (Bulk, msgspec.json.encode({"labels": dict.fromkeys(map(str, range(33)))}), ["body", "labels"]),
         (Pause, b'{"reason":1}', ["body", "reason"]),
     ],
 )
@@ -54,6 +56,9 @@ def test_a_bulk_request_says_which():
     given = read(Bulk, b'{"statuses":["timeout"],"started_before":"2026-01-15T10:00:00"}')
     assert bulk_filter(given, "w", ("failed",)).statuses == ("timeout",)
     assert bulk_filter(given, "w", ()).started_before == datetime(2026, 1, 15, 10, tzinfo=UTC)
+    with pytest.raises(Refused) as refused:
+        bulk_filter(read(Bulk, b'{"started_after":"0001-01-01T00:00:00+14:00"}'), None, ())
+    assert refused.value.errors[0]["loc"] == ["body", "started_after"]
     with pytest.raises(Refused) as refused:
         bulk_filter(Bulk(statuses=["broken"]), None, ())
     assert refused.value.errors[0]["loc"] == ["body", "statuses"]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace_api.domain.trigger_alerts import Alert, decode_notification, identity_of, occurrence_of, takes
+from millrace_api.domain.trigger_reading import spec_of
 from millrace_api.domain.trigger_rules import Occurrence, read_rules
 from millrace_api.domain.triggers import Start, Trigger, TriggerSpec, plan
 from millrace_api.errors import EventUnusable, Refused
@@ -134,6 +135,13 @@ def alert(**fields: Any) -> Alert:
     return Alert(
         **{"status": "firing", "labels": {"a": "1", "b": "2"}, "fingerprint": "f", "starts_at": "now"} | fields
     )
+
+
+@pytest.mark.parametrize("changes", [{"name": "orders\n"}, {"event": "orders\n"}, {"event": "a.b"}, {"event": "*"}])
+def test_names_are_one_token_of_a_subject_to_the_last_character(changes: dict[str, Any]):
+    with pytest.raises(Refused) as refused:
+        spec_of({"name": "t", "kind": "event", "workflow": "w", **changes})
+    assert refused.value.code == "trigger_invalid"
 
 
 def test_an_alert_must_have_the_labels_and_the_status_that_a_trigger_wants():

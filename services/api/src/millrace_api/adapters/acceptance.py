@@ -27,7 +27,7 @@ from millrace_shared.bus.group_commit import GroupCommit
 from millrace_shared.bus.log_reader import read_last, read_next
 from millrace_shared.bus.publisher import Outgoing
 from millrace_shared.codec import decode_request, decode_transition, encode
-from millrace_shared.errors import BusUnavailable
+from millrace_shared.errors import BusUnavailable, ValueTooLarge
 from millrace_shared.ids import named_execution_id, new_id
 from millrace_shared.messages import NOTHING, ExecutionStarted, Origin, StartRequest
 from millrace_shared.tracing import parse_traceparent
@@ -205,7 +205,10 @@ class Acceptance:
             return NOTHING
         if body_size_bytes + target.inputs.defaults_size_bytes <= INLINE_BYTES_MAX:
             return Payload(data=data)
-        return await self._blobs.pack(identity.workspace, data)
+        try:
+            return await self._blobs.pack(identity.workspace, data)
+        except ValueTooLarge as error:  # a trigger's mapping can make a large input of a small event
+            raise Refused("input_invalid", f"the input is too large: {error}") from None
 
     async def _first(self, candidate: Candidate) -> StartRequest:
         """Return the request that was stored under this id before, when it is the same one."""

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from millrace_api.adapters.executions import Execution, Executions
-from millrace_api.adapters.projection_reader import ProjectionReader
+from millrace_api.adapters.projection_reader import NOT_THERE_YET, ProjectionReader
 from millrace_api.domain.graphs import Counts, count_items
 from millrace_api.domain.rendering import FINAL, STEP_FINAL, Row
 from millrace_api.domain.why import why
@@ -189,7 +189,7 @@ async def _known(answer: Awaitable[T], otherwise: T) -> T:
         log.info("an explanation goes without a part: %s", error)
         return otherwise
     except Exception as error:
-        if not is_unavailable(error):
+        if not is_unavailable(error) and not isinstance(error, NOT_THERE_YET):
             raise
         log.info("an explanation goes without what the database knows (%s)", type(error).__name__)
         return otherwise

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -49,6 +50,7 @@ PROGRESS_S = 5.0
 RETRY_S_MAX = 30.0
 STOP_S = 10.0
 _KEPT_HEADERS = ("traceparent", REDRIVE_HEADER)
+_SEQUENCE = re.compile(r"[0-9]{1,18}")
 
 Handler = Callable[[Any, NatsMessage], Awaitable[None]]
 _event_decoder = msgspec.json.Decoder(Any)
@@ -171,7 +173,7 @@ class TriggerEvents:
 
         Anybody may send the header. So what it names must be this very message, and was then used before.
         """
-        if redriven is None or not redriven.isascii() or not redriven.isdigit():
+        if redriven is None or _SEQUENCE.fullmatch(redriven) is None:
             return delivery.sequence
         letter = await self._dead.find(int(redriven))
         if letter is None or (letter.subject, letter.payload) != (delivery.subject, delivery.payload):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+import asyncpg
 import msgspec
 
 from millrace_api.adapters import trigger_sql as sql
@@ -90,10 +91,17 @@ class TriggerStore:
             if merge:
                 merged = {**msgspec.to_builtins(before.spec), **fields}
                 wanted = {name: value for name, value in merged.items() if value is not None}
+                if "secret" in fields and fields["secret"] is None:
+                    wanted["secret"] = ""
             spec = await self._checked(identity, wanted)
             if spec.kind != before.kind:
                 raise invalid([field_mistake("kind", f"a trigger stays what it is: {before.kind}", spec.kind)])
-            trigger = await self._replace(before, spec)
+            try:
+                trigger = await self._replace(before, spec)
+            except (
+                asyncpg.UniqueViolationError
+            ):  # its new name was taken at this very moment: looked at again, it says so
+                continue
             if trigger is not None:
                 return trigger
 

@@ -11,10 +11,11 @@ import contextlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from millrace_api.domain.launch import LABELS_MAX
 from millrace_api.errors import Refused
 
 LIMIT_DEFAULT = 10
@@ -24,6 +25,7 @@ SKIP_MAX = 100_000
 Status = Literal["pending", "running", "paused", "completed", "failed", "cancelled", "timeout"]
 STATUSES: tuple[Status, ...] = ("pending", "running", "paused", "completed", "failed", "cancelled", "timeout")
 Sort = Literal["-created_at", "created_at"]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Scope = Literal["top", "workflows", "all"]
 """Executions that nobody's step waits for; those of sub-workflows too; and those of groups and plans as well."""
 
@@ -102,12 +104,30 @@ def read_cursor(text: str | None) -> tuple[datetime, str] | None:
         return None
     try:
         document = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        moment, row_id = msgspec.json.decode(document, type=tuple[datetime, str])
-    except (binascii.Error, ValueError, msgspec.DecodeError):
+        moment, row_id = msgspec.json.decode(document, type=tuple[Moment, str])
+        key = (moment.astimezone(UTC), row_id)
+    except (binascii.Error, ValueError, OverflowError, msgspec.DecodeError):
         raise _refused("cursor", "use `next_cursor` of the page before, as it is", text) from None
-    if moment.tzinfo is None or "\x00" in row_id:
+    if "\x00" in row_id:
         raise _refused("cursor", "use `next_cursor` of the page before, as it is", text)
-    return moment, row_id
+    return key
+
+
+def in_utc(moment: datetime | None, loc: tuple[str | int, ...]) -> datetime | None:
+    """Return a time, given at `loc`, in UTC; one without an offset is in UTC already.
+
+    Raises:
+        Refused: `request_invalid`: in UTC it lies outside the years that databases count.
+    """
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        message = "a time in the years 1 to 9999 is needed"
+        raise _refused(str(loc[-1]), message, moment.isoformat(), loc) from None
 
 
 def sequence_cursor(sequence: int) -> str:
@@ -146,7 +166,13 @@ def read_statuses(given: list[str] | None, loc: tuple[str | int, ...] = ("query"
 
 
 def read_labels(given: list[str] | None) -> tuple[tuple[str, str | None], ...]:
-    """Read `label=team:search` (or `team=search`), or `label=team` for any value."""
+    """Read `label=team:search` (or `team=search`), or `label=team` for any value.
+
+    Raises:
+        Refused: `request_invalid`: more than an execution can have.
+    """
+    if len(given or ()) > LABELS_MAX:
+        raise _refused("label", f"at most {LABELS_MAX} are needed: no execution has more", str(len(given or ())))
     found: list[tuple[str, str | None]] = []
     for text in given or ():
         separators = [position for position in (text.find(":"), text.find("=")) if position > 0]

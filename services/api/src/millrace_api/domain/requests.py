@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from millrace_api.domain.documents import decode
-from millrace_api.domain.filters import ExecutionFilter, Status, read_statuses
-from millrace_api.domain.launch import Breakpoints, ExecutionName, LabelName, LabelValue, Ref, Version
+from millrace_api.domain.filters import ExecutionFilter, Status, in_utc, read_statuses
+from millrace_api.domain.launch import LABELS_MAX, Breakpoints, ExecutionName, LabelName, LabelValue, Ref, Version
 from millrace_api.errors import Refused
 
 STEERING_BYTES_MAX = 1024 * 1024
@@ -22,6 +22,7 @@ BULK_DEFAULT = 100
 _Reason = Annotated[str, msgspec.Meta(max_length=1_000)]
 _Note = Annotated[str, msgspec.Meta(max_length=4_000)]
 _SignalId = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+_Labels = Annotated[dict[LabelName, LabelValue | None], msgspec.Meta(max_length=LABELS_MAX)]
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 _Item = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
@@ -87,7 +88,7 @@ class Bulk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     workflow: Ref | None = None
     statuses: list[str] | None = None
-    labels: dict[LabelName, LabelValue | None] | None = None
+    labels: _Labels | None = None
     started_after: datetime | None = None
     started_before: datetime | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=BULK_MAX)] | None = None
@@ -130,11 +131,6 @@ def bulk_filter(bulk: Bulk, workflow_id: str | None, statuses: tuple[Status, ...
         workflow_id=workflow_id,
         statuses=read_statuses(bulk.statuses, ("body", "statuses")) or statuses,
         labels=tuple((bulk.labels or {}).items()),
-        started_after=_utc(bulk.started_after),
-        started_before=_utc(bulk.started_before),
+        started_after=in_utc(bulk.started_after, ("body", "started_after")),
+        started_before=in_utc(bulk.started_before, ("body", "started_before")),
     )
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    """Read a time without an offset as UTC."""
-    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)

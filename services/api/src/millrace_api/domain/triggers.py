@@ -25,8 +25,9 @@ Kind = Literal["cron", "event", "webhook", "alert"]
 KINDS: tuple[Kind, ...] = ("cron", "event", "webhook", "alert")
 AlertStatus = Literal["firing", "resolved"]
 
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9_-]*$")]
-_EventName = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_-]+$")]
+# With \Z, since $ also matches before a line break, and a name is a token of a subject.
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[a-z][a-z0-9_-]*\Z")]
+_EventName = Annotated[str, msgspec.Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_-]+\Z")]
 _Ref = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 _Version = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Expression = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]

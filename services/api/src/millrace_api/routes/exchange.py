@@ -123,7 +123,9 @@ def page(items: list[Any], total: int, skip: int, limit: int, next_cursor: str |
 
 
 def _too_large(size_bytes_max: int) -> Refused:
+    size_kib = size_bytes_max // 1024
+    limit = f"{size_kib // 1024} MiB" if size_kib >= 1024 else f"{size_kib} KiB"  # noqa: PLR2004
     return Refused(
         "body_too_large",
-        f"the body is over {size_bytes_max // (1024 * 1024)} MiB: store the data elsewhere and pass a reference to it",
+        f"the body is over {limit}: store the data elsewhere and pass a reference to it",
     )

@@ -16,6 +16,7 @@ from millrace_api.domain import rendering
 from millrace_api.domain.filters import (
     ExecutionFilter,
     cursor_of,
+    in_utc,
     read_cursor,
     read_labels,
     read_sequence_cursor,
@@ -133,8 +134,8 @@ async def list_executions(
         statuses=read_statuses(status),
         labels=read_labels(label),
         execution_name=execution_name,
-        started_after=shapes.utc(started_after),
-        started_before=shapes.utc(started_before),
+        started_after=in_utc(started_after, ("query", "started_after")),
+        started_before=in_utc(started_before, ("query", "started_before")),
         parent_id=parent_id,
         scope="top" if include is None else "all",
         sort=sort,

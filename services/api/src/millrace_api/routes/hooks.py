@@ -78,7 +78,7 @@ def _facts(request: Request) -> dict[str, Any]:
     tags=["alerts"],
     summary="Take alerts from Alertmanager",
     responses=shapes.json_of(own.AlertsTaken),
-    openapi_extra=own.ANY_BODY,
+    openapi_extra=own.NOTIFICATION_BODY,
 )
 async def receive_alerts(request: Request, caller: Caller) -> Response:
     """Take a notification (version "4") and fire the triggers that are meant for its alerts.

@@ -5,7 +5,7 @@ Fields are tabled here as `name: type` so that the document has them; what they 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -322,8 +322,3 @@ EXTRA_SCHEMAS: dict[str, Any] = {
     "Problem": Problem.model_json_schema(ref_template="#/components/schemas/{model}"),
 }
 EXTRA_SCHEMAS["Problem"].pop("$defs", None)
-
-
-def utc(moment: datetime | None) -> datetime | None:
-    """Read a time without an offset as UTC."""
-    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -203,3 +203,11 @@ ANY_BODY: dict[str, Any] = {
         "content": {"application/json": {"schema": {}}},
     }
 }
+
+NOTIFICATION_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": 'Alertmanager\'s notification, version "4", at most 8 MiB and 10,000 alerts.',
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+}

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from millrace_api.domain.filters import (
     ExecutionFilter,
     cursor_of,
+    in_utc,
     read_cursor,
     read_sequence_cursor,
     read_statuses,
@@ -217,7 +218,7 @@ async def show_metrics(
     offered = adapters(request)
     workflow_id = await offered.workflows.id_of(caller.workspace, ref)
     row, failures = await offered.projection.metrics(
-        caller.workspace, workflow_id, shapes.utc(since), shapes.utc(until)
+        caller.workspace, workflow_id, in_utc(since, ("query", "since")), in_utc(until, ("query", "until"))
     )
     return Json(measures(row, failures))
 
