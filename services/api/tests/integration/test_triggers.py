@@ -210,6 +210,29 @@ async def test_a_missed_time_is_made_up_for_once_or_left_out(
     assert not await api.started(skip)
 
 
+async def test_a_schedule_that_nobody_can_read_any_more_holds_no_other_up(
+    api: Any, workflow: str, eventually: Any, start_api: Callable[[], Any]
+) -> None:
+    """Its time zone has gone from this machine since."""
+    odd = await api.trigger(workflow, "cron", cron="0 * * * *", misfire="run_once")
+    await api.database.execute(
+        "UPDATE config.triggers SET spec = jsonb_set(spec, '{timezone}', '\"Mars/Olympus\"') WHERE id = $1", odd["id"]
+    )
+    once = await api.trigger(workflow, "cron", cron="0 * * * *", misfire="run_once")
+    await api.database.execute(
+        "UPDATE config.triggers SET scheduled_from = now() - interval '3 hours' WHERE id = $1", once["id"]
+    )
+    async with start_api():
+
+        async def made_up() -> bool:
+            return bool((await api.shown(once))["counts"]["fired"])
+
+        await eventually(made_up)
+    shown = await api.http.get("/api/v1/triggers?kind=cron")
+    assert next(one for one in shown.json()["items"] if one["id"] == odd["id"])["next_fire_at"] is None
+    assert (await api.http.delete(f"/api/v1/triggers/{odd['id']}")).status_code == 204
+
+
 async def test_a_schedule_without_a_trigger_is_removed_when_it_is_due(api: Any, workflow: str, eventually: Any) -> None:
     """What a crash between the two stores leaves behind."""
     trigger = await api.trigger(workflow, "cron", cron=EVERY_SECOND)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from millrace_api.domain.trigger_alerts import Alert, decode_notification, identity_of, occurrence_of, takes
 from millrace_api.domain.trigger_reading import spec_of
+from millrace_api.domain.trigger_rendering import render
 from millrace_api.domain.trigger_rules import Occurrence, read_rules
 from millrace_api.domain.triggers import Start, Trigger, TriggerSpec, plan
 from millrace_api.errors import EventUnusable, Refused
@@ -135,6 +136,12 @@ def alert(**fields: Any) -> Alert:
     return Alert(
         **{"status": "firing", "labels": {"a": "1", "b": "2"}, "fingerprint": "f", "starts_at": "now"} | fields
     )
+
+
+def test_a_trigger_is_shown_although_its_time_zone_is_known_no_more():
+    forgotten = trigger("cron", cron="0 9 * * *", timezone="Mars/Olympus")
+    assert render(forgotten, 0.0)["next_fire_at"] is None
+    assert render(trigger("cron", cron="0 9 * * *"), 0.0)["next_fire_at"] == "1970-01-01T09:00:00Z"
 
 
 @pytest.mark.parametrize("changes", [{"name": "orders\n"}, {"event": "orders\n"}, {"event": "a.b"}, {"event": "*"}])

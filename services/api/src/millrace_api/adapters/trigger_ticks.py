@@ -171,6 +171,9 @@ class Ticks:
             await self._make_up(trigger)
 
     async def _make_up(self, trigger: Trigger) -> None:
+        if payload_of(trigger) is None:  # a time zone that this machine has forgotten since
+            log.warning("trigger %s is not fired: its schedule cannot be read any more, save it again", trigger.id)
+            return
         spec, last = trigger.spec, trigger.tally.last_scheduled_at
         since = max(trigger.scheduled_from, last or trigger.scheduled_from).timestamp()
         scheduled = overdue(spec.calendar(), spec.misfire or "skip", since, self._now())

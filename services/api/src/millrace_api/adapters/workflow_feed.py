@@ -18,7 +18,7 @@ from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_last
 from millrace_shared.codec import decode_request, decode_transition
-from millrace_shared.errors import BusUnavailable, MessageInvalid
+from millrace_shared.errors import MillraceError
 from millrace_shared.messages import ExecutionFinished, ExecutionStarted, StartRequest
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class WorkflowFeed:
                 execution_id, payload = self._waiting.popleft()
                 try:
                     await self._show(execution_id, payload)
-                except (BusUnavailable, MessageInvalid) as error:
+                except MillraceError as error:  # a log of a later version included: it must not silence the others
                     log.warning("execution %s is not shown: %s", execution_id, error)
             await self._signal.wait()
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from millrace_api.domain.rendering import timestamp
-from millrace_api.domain.triggers import Trigger
+from millrace_api.domain.triggers import Trigger, TriggerSpec
+from millrace_api.errors import CalendarInvalid
 from millrace_shared.subjects import trigger_event
 
 HOOKS = "/api/v1/hooks"
@@ -40,12 +41,19 @@ def render(trigger: Trigger, now: float) -> dict[str, Any]:
     return shown
 
 
+def _following(spec: TriggerSpec, now: float) -> float | None:
+    try:
+        return spec.calendar().next(now)
+    except CalendarInvalid:  # a time zone that this machine has forgotten since: nobody knows
+        return None
+
+
 def _shown_kind(trigger: Trigger, now: float) -> dict[str, Any]:
     spec = trigger.spec
     rules = {"filter": spec.filter, "dedupe": spec.dedupe}
     match spec.kind:
         case "cron":
-            following = spec.calendar().next(now) if spec.is_enabled else None
+            following = _following(spec, now) if spec.is_enabled else None
             return {
                 "cron": spec.cron,
                 "timezone": spec.timezone or "UTC",
