@@ -17,6 +17,7 @@ from millrace_agent_runner.domain.credit import STANDING
 from millrace_agent_runner.executors.agent.executor import AgentExecutor
 from millrace_agent_runner.executors.http import HttpExecutor
 from millrace_shared import subjects
+from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import WORK_ACK_WAIT_S
 from millrace_shared.codec import decode_fact, decode_inbox, encode
 from millrace_shared.ids import attempt_key
@@ -91,11 +92,15 @@ async def test_what_a_runner_held_is_done_by_another(
 ) -> None:
     runner = await start_runner()
     await runner.line("is ready")
-    step = step_factory("python", SLEEP, {"seconds": 1.5, "result": "done"})
+    step = step_factory("python", SLEEP, {"seconds": 3600})
     await bus.offer(step, lane=lane)
     await bus.has("TELEMETRY", 1)
     runner.send(number)
-    await start_worker()
+
+    async def done(_attempt: Any) -> str:
+        return "done"
+
+    await start_worker(done)
     result = await bus.result_of(step)
     assert (result.output.data, result.attempt, result.runner) == ("done", 1, "runner-1")
     await bus.has("WORK", 0)
@@ -189,6 +194,32 @@ async def test_a_takeover_stops_the_call_of_the_one_that_was_slow(
     assert await bus.count("WORK") == 1, "only the one that has it may acknowledge it"
 
 
+async def test_a_runner_that_was_cut_off_stops_what_another_has_begun_meanwhile(
+    bus: Any, start_worker: Any, step_factory: Any
+) -> None:
+    """What others tell in the meantime is not stored, so a new connection brings nothing of it."""
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def endless(_attempt: Any) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    worker = await start_worker(endless, grace_s=0.0)
+    step = step_factory("python")
+    await bus.offer(step)
+    await begun.wait()
+    fact = StepStarted(step.execution_id, step.step, step.attempt, time.time() + 1.0, step.item, "another")
+    publisher = await Publisher(bus.connection).start()
+    await publisher.publish(Outgoing(subjects.fact(step.execution_id, "step_started"), encode(fact)))
+    worker._connection.send("NONSENSE\r\nNONSENSE", b"")  # the server hangs up
+    async with asyncio.timeout(60):
+        await stopped.wait()
+    assert not await results(bus, step)
+
+
 async def test_a_cancel_stops_a_call_to_a_model(
     bus: Any, start_worker: Any, asking: Any, slow: Slow, agent_executor: Any
 ) -> None:
@@ -196,7 +227,7 @@ async def test_a_cancel_stops_a_call_to_a_model(
     await bus.offer(asking)
     await slow.asked.acquire()
     bus.connection.send(subjects.cancel_control(asking.execution_id), b"")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         await slow.hung_up.acquire()
     result = await bus.result_of(asking)
     assert (result.error.category, result.usage.calls) == ("cancelled", 1)
@@ -215,4 +246,17 @@ async def test_standing_still_is_noticed_until_everything_that_came_meanwhile_is
         return one.stopped_at() is None
 
     await bus.eventually(caught_up, "the end of the doubt")
+    await one.stop()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="the clock that goes on is Linux's")
+async def test_a_machine_that_was_suspended_is_noticed(bus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monotonic clock of Linux stands still meanwhile."""
+    one, read = pulse.Pulse(bus.connection), time.clock_gettime
+    one.start()
+    assert one.stopped_at() is None
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda clock: read(clock) + (WORK_ACK_WAIT_S if clock == time.CLOCK_BOOTTIME else 0.0)
+    )
+    assert one.stopped_at() is not None
     await one.stop()

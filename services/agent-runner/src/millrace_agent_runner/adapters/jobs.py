@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from millrace_agent_runner.adapters.intake import Taken
+from millrace_agent_runner.adapters.pulse import clock
 from millrace_agent_runner.domain.attempt import Attempt
 from millrace_shared.bus.streams import WORK_ACK_WAIT_S
 from millrace_shared.messages import RunStep
@@ -57,15 +58,26 @@ class Job:
     stopped_at: float = 0.0
     announced: bool = False
     stale_since: float | None = None
-    beat_at: float = field(default_factory=time.monotonic)
+    beat_at: float = field(default_factory=clock)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was performed, and its result is on its way."""
+        return self.attempt is not None and self.task is None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self.stopped is not None
 
     def stop(self, reason: StopReason) -> None:
-        """Cancel what runs; the first reason stands. What has ended, or has not begun, is left as it is."""
-        if self.task is None:
+        """Cancel what runs, and keep from running what has not begun; the first reason stands."""
+        if self.has_ended:
             return
         self.stopped = self.stopped or reason
-        self.stopped_at = time.monotonic()
-        self.task.cancel()
+        self.stopped_at = clock()
+        if self.task is not None:
+            self.task.cancel()
 
 
 class Jobs:
@@ -114,22 +126,22 @@ class Jobs:
         self._jobs.pop(job.taken.delivery.subject, None)
 
     def stop_execution(self, execution_id: str, keys: frozenset[str] | None) -> int:
-        """Stop the running attempts of an execution: all, or those with the given keys. Returns how many."""
+        """Stop the attempts of an execution: all, or those with the given keys. Returns how many."""
         stopped = 0
         for subject, job in tuple(self._jobs.items()):
             tokens = subject.split(".", 5)
-            if tokens[4] == execution_id and (keys is None or tokens[5] in keys) and job.task is not None:
+            if tokens[4] == execution_id and (keys is None or tokens[5] in keys) and not job.has_ended:
                 job.stop("cancelled")
                 stopped += 1
         return stopped
 
     def stop_taken(self, execution_id: str, key: str, delivery: int) -> bool:
-        """Stop an attempt whose message was delivered to another runner later. Returns whether it ran here."""
+        """Stop an attempt whose message was delivered to another runner later. Returns whether there was one."""
         for subject, job in tuple(self._jobs.items()):
             tokens = subject.split(".", 5)
             if tokens[4] == execution_id and tokens[5] == key and job.taken.delivery.delivered_count < delivery:
                 job.stop("lost")
-                return job.task is not None
+                return not job.has_ended
         return False
 
     async def _tick_on(self) -> None:
@@ -144,7 +156,7 @@ class Jobs:
                 self._awake.clear()
 
     def _tick(self) -> None:
-        now, wall = time.monotonic(), time.time()
+        now, wall = clock(), time.time()
         for job in tuple(self._jobs.values()):
             silent_s = now - job.beat_at
             if silent_s >= HEARTBEAT_S:

@@ -21,6 +21,12 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 FLUSH_S_MAX = 10.0
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def clock() -> float:
+    """Return seconds that go on while the machine is suspended, which those of Linux's `time.monotonic` do not."""
+    return time.clock_gettime(_CLOCK)
 
 
 class Pulse:
@@ -28,7 +34,7 @@ class Pulse:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._beat = time.monotonic()
+        self._beat = clock()
         self._beat_wall = time.time()
         self._stopped_at: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -36,7 +42,7 @@ class Pulse:
 
     def start(self) -> None:
         """Begin to beat."""
-        self._beat, self._beat_wall = time.monotonic(), time.time()
+        self._beat, self._beat_wall = clock(), time.time()
         self._task = asyncio.create_task(self._go_on(), name="pulse")
 
     async def stop(self) -> None:
@@ -56,7 +62,7 @@ class Pulse:
         return self._stopped_at
 
     def _check(self) -> None:
-        now = time.monotonic()
+        now = clock()
         gap_s = now - self._beat
         if gap_s < WORK_ACK_WAIT_S:
             return
@@ -71,7 +77,7 @@ class Pulse:
         while True:
             await asyncio.sleep(BEAT_S)
             self._check()
-            self._beat, self._beat_wall = time.monotonic(), time.time()
+            self._beat, self._beat_wall = clock(), time.time()
 
     async def _catch_up(self) -> None:
         """Everything that was sent before the gap ended comes before the answer to a ping."""

@@ -18,7 +18,7 @@ from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_log, read_subject
 from millrace_shared.bus.pull import Delivery
 from millrace_shared.codec import decode_fact, decode_inbox, decode_transition
-from millrace_shared.errors import MessageInvalid, MillraceError
+from millrace_shared.errors import MessageInvalid, MillraceError, UpgradeNeeded
 from millrace_shared.messages import (
     ExecutionFinished,
     RunStep,
@@ -98,7 +98,11 @@ class Repeats:
 
     async def _has_moved_on(self, step: RunStep) -> bool:
         for stored in await read_log(self._connection, step.execution_id):
-            for event in decode_transition(stored.payload).events:
+            try:
+                transition = decode_transition(stored.payload)
+            except (MessageInvalid, UpgradeNeeded):  # what it says is not known here
+                continue
+            for event in transition.events:
                 if isinstance(event, ExecutionFinished):
                     return True
                 if isinstance(event, _OVER) and _key(event) == _key(step):

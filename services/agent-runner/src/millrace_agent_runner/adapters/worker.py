@@ -23,6 +23,7 @@ from millrace_agent_runner.adapters.jobs import Job, Jobs
 from millrace_agent_runner.adapters.outbox import Outbox
 from millrace_agent_runner.adapters.pulse import Pulse
 from millrace_agent_runner.adapters.repeats import Repeats
+from millrace_agent_runner.domain.attempt import Attempt
 from millrace_agent_runner.domain.perform import Performer
 from millrace_agent_runner.domain.poison import result_for_poison
 from millrace_shared import subjects
@@ -31,7 +32,7 @@ from millrace_shared.bus.dead import bury
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import WORK_DELIVERIES_MAX
 from millrace_shared.codec import decode_work, encode
-from millrace_shared.errors import MessageInvalid, MillraceError
+from millrace_shared.errors import BusUnavailable, MessageInvalid, MillraceError
 from millrace_shared.ids import attempt_key
 from millrace_shared.messages import RunStep, StepResult, StepStarted
 
@@ -78,7 +79,7 @@ class Worker:
         self._intake = Intake(connection, slots, self._deliver)
         self._jobs = Jobs(self._announce, self._doubt)
         self._pulse = Pulse(connection)
-        self._doubts: set[asyncio.Task[None]] = set()
+        self._doubts: dict[str, asyncio.Task[None]] = {}
         self._repeats = Repeats(connection)
         self._results = Outbox(publisher, "results")
         self._queue: deque[Job] = deque()
@@ -97,6 +98,7 @@ class Worker:
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot {number}") for number in range(self._slots)]
         await self._connection.listen(subjects.cancel_control("*"), self._on_cancel)
         await self._connection.listen(subjects.taken_control("*"), self._on_taken)
+        self._connection.on_reconnect.append(self._doubt_all)
         self._repeats.start()
         self._pulse.start()
         await self._intake.start()
@@ -110,6 +112,8 @@ class Worker:
         if self._stopped:
             return
         self._stopped = True
+        with contextlib.suppress(ValueError):
+            self._connection.on_reconnect.remove(self._doubt_all)
         self._repeats.stop()
         await self._pulse.stop()
         await self._intake.stop()
@@ -128,7 +132,7 @@ class Worker:
             log.error("%d results are not stored; their attempts will be performed again", self._results.waiting)
         await self._facts.drain(RESULTS_DRAIN_S)
         await self._jobs.stop()
-        for doubt in self._doubts:
+        for doubt in self._doubts.values():
             doubt.cancel()
 
     @property
@@ -196,12 +200,7 @@ class Worker:
         if delivery.delivered_count >= WORK_DELIVERIES_MAX:
             await self._bury(job, f"delivered {WORK_DELIVERIES_MAX} times without a result: it may kill its runners")
             return
-        try:
-            if await self._is_done_with(job, job.step):
-                return
-        except MillraceError as error:
-            log.warning("%s may be a repeat, and cannot be looked up now: %s", delivery.subject, error)
-            self._give_back(job)
+        if await self._is_done_with(job, job.step):
             return
         if delivery.delivered_count > 1:
             self._tell_taken(job, job.step)
@@ -218,24 +217,35 @@ class Worker:
     async def _is_done_with(self, job: Job, step: RunStep) -> bool:
         """Look an attempt up that may have been performed already, or is being. Returns whether there is nothing to do.
 
-        Raises:
-            BusUnavailable: the server did not answer.
+        It waits for an answer, since a message that is given back comes again at once, and only so often.
         """
-        stale = job.stale_since is not None
-        if not stale and not self._repeats.may_be(job.taken.delivery, step):
+        if job.stale_since is None and not self._repeats.may_be(job.taken.delivery, step):
             return False
-        if await self._repeats.is_over(step):
+        is_over = is_elsewhere = False
+        while True:
+            try:
+                is_over = await self._repeats.is_over(step)
+                if not is_over and job.stale_since is not None:
+                    is_elsewhere = await self._repeats.is_elsewhere(step, self._runner, job.stale_since)
+                break
+            except BusUnavailable as error:
+                log.warning("%s may be a repeat, and cannot be looked up now: %s", job.taken.delivery.subject, error)
+                if job.is_stopped:
+                    break
+                await asyncio.sleep(LOOK_AGAIN_S)
+        if is_over:
             self._drop(job)
-            return True
-        if job.stale_since is not None and await self._repeats.is_elsewhere(step, self._runner, job.stale_since):
+        elif is_elsewhere:
             self._forget(job)
-            return True
-        return False
+        job.started_at = time.time()
+        return is_over or is_elsewhere
 
     async def _perform(self, job: Job) -> StepResult | None:
         """Perform the attempt within its deadline. None: it was stopped, and not on its own account."""
         assert job.step is not None
         attempt = job.attempt = self._performer.open(job.step, job.started_at)
+        if job.is_stopped:
+            return self._stopped_result(job, attempt)
         if attempt.ends_at <= job.started_at:
             return self._performer.timed_out(attempt, job.started_at)
         job.task = asyncio.current_task()
@@ -257,6 +267,9 @@ class Worker:
             if job.stopped is not None and task is not None:
                 while task.cancelling():
                     task.uncancel()
+        return self._stopped_result(job, attempt)
+
+    def _stopped_result(self, job: Job, attempt: Attempt) -> StepResult | None:
         if job.stopped in {"drain", "lost"}:
             return None
         outcome = self._performer.cancelled if job.stopped == "cancelled" else self._performer.timed_out
@@ -342,10 +355,17 @@ class Worker:
         )
 
     def _doubt(self, job: Job) -> None:
-        """This process stood still while the attempt ran: find out whether another runner has it now."""
-        task = asyncio.create_task(self._resolve(job), name="doubt")
-        self._doubts.add(task)
-        task.add_done_callback(self._doubts.discard)
+        """The server may have heard nothing of the attempt for long: find out whether another runner has it now."""
+        subject = job.taken.delivery.subject
+        if subject not in self._doubts:
+            task = self._doubts[subject] = asyncio.create_task(self._resolve(job), name="doubt")
+            task.add_done_callback(lambda _: self._doubts.pop(subject))
+
+    def _doubt_all(self) -> None:
+        """The connection is new: what was told meanwhile of takeovers and cancels did not come here."""
+        for job in self._jobs:
+            if job.task is not None:
+                self._doubt(job)
 
     async def _resolve(self, job: Job) -> None:
         while job.step is not None and job.task is not None:
@@ -356,7 +376,7 @@ class Worker:
                 await asyncio.sleep(LOOK_AGAIN_S)
                 continue
             if elsewhere:
-                log.warning("gave %s up: another runner has it, since this one stood still", job.taken.delivery.subject)
+                log.warning("gave %s up: it is over, or another runner has it", job.taken.delivery.subject)
                 job.stop("lost")
             return
 
