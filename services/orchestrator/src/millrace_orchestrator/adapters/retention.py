@@ -108,16 +108,15 @@ class Retention:
             root = started.request.parent.root
             if await read_last(self._connection, "EVENTS", subjects.log(root)) and not await self._ended(root):
                 return 0
-        removed, families = 0, [(execution_id, transitions)]
-        while families:
-            execution_id, transitions = families.pop()
-            await self._connection.jetstream_api("STREAM.PURGE.EVENTS", {"filter": subjects.log(execution_id)})
-            removed += 1
-            children = (event for one in transitions for event in one.events if isinstance(event, StepScheduled))
-            for child in dict.fromkeys(event.child for event in children if event.child):
-                theirs = await self._ended(child)
-                if theirs:
-                    families.append((child, theirs))
+        removed, family = 0, [execution_id]
+        while family:  # one log at a time: a list may have ten thousand children
+            execution_id = family.pop()
+            transitions = await self._ended(execution_id)
+            if transitions:
+                await self._connection.jetstream_api("STREAM.PURGE.EVENTS", {"filter": subjects.log(execution_id)})
+                removed += 1
+            scheduled = (event for one in transitions for event in one.events if isinstance(event, StepScheduled))
+            family += dict.fromkeys(event.child for event in scheduled if event.child)
         return removed
 
     async def _ended(self, execution_id: str) -> list[Transition]:
