@@ -85,7 +85,7 @@ async def projection_equals_log(millrace: Any, logs: dict[str, list[Transition]]
     }
     connection = await asyncpg.connect(millrace.stack.database_url)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while True:
             found = {
                 "executions": await connection.fetchval(

@@ -55,7 +55,7 @@ def test_no_secret_has_a_default() -> None:
 def test_the_nats_server_accepts_its_configuration() -> None:
     command = [str(nats_server()), "-t", "-c", str(ROOT / "deploy/nats/nats.conf")]
     environment = {**os.environ, "NATS_PASSWORD": "for-the-test"}
-    checked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    checked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stderr
 
 

@@ -39,7 +39,7 @@ class Running:
         raise AssertionError(f"{text!r} never came:\n{self.output}")
 
     def rest(self) -> str:
-        out, _ = self.process.communicate(timeout=30)
+        out, _ = self.process.communicate(timeout=90)
         self.output += out
         return out
 

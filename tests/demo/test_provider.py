@@ -82,7 +82,7 @@ async def test_flaky_recovers_and_slow_is_slow(client: httpx.AsyncClient, provid
     statuses = [(await client.post("/chat/completions", json=asked(model="mock-flaky-2"))).status_code for _ in "123"]
     assert statuses == [500, 500, 200]
     with pytest.raises(httpx.ReadTimeout):
-        await client.post("/chat/completions", json=asked(model="mock-slow"), timeout=0.1)
+        await client.post("/chat/completions", json=asked(model="mock-slow"), timeout=httpx.Timeout(30, read=0.1))
     with pytest.raises(httpx.RemoteProtocolError):
         await client.post("/chat/completions", json=asked(model="mock-hangup"))
     assert (await client.get(f"http://127.0.0.1:{provider.port}/calls")).json() == {

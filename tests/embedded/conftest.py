@@ -14,7 +14,7 @@ from millrace.embedded.identity import started_at
 from millrace.embedded.process import ProcessSpec
 
 WORKER = Path(__file__).parent / "programs" / "worker.py"
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Story:
@@ -49,7 +49,7 @@ async def story() -> Story:
 def worker(tmp_path: Path) -> Callable[..., ProcessSpec]:
     """Makes specs of `programs/worker.py`; each has `tmp_path / <name>` for its signs."""
 
-    def spec(name: str = "worker", *behaviour: str, grace_s: float = 10.0, ready_s: float = 10.0) -> ProcessSpec:
+    def spec(name: str = "worker", *behaviour: str, grace_s: float = 60.0, ready_s: float = 60.0) -> ProcessSpec:
         directory = tmp_path / name
         directory.mkdir()
 

@@ -67,7 +67,7 @@ async def test_commits_survive_a_kill_while_others_are_at_work(postgres: Backgro
     backend = await busy.fetchval("SELECT pg_backend_pid()")
     work = asyncio.create_task(busy.execute("SELECT pg_sleep(600)"))
     asleep = f"SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = {backend}"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await fetch(url, asleep):
             pass
     postgres.kill("postgres")

@@ -183,7 +183,7 @@ def test_each_of_several_processes_is_suspended_resumed_and_killed_by_its_name(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline, pause = time.monotonic() + 20, threading.Event()
+    deadline, pause = time.monotonic() + 60, threading.Event()
     while not condition():
         assert time.monotonic() < deadline
         pause.wait(0.01)

@@ -21,8 +21,8 @@ def run_step(kind: WorkKind = "python", spec: Any = None, data: Any = None, **fi
         "step": "process",
         "attempt": 1,
         "kind": kind,
-        "timeout_s": 30.0,
-        "deadline": time.time() + 60,
+        "timeout_s": 300.0,
+        "deadline": time.time() + 600,
         "spec": msgspec.Raw(msgspec.json.encode(spec or {})),
         "input": Payload(data=data),
     }

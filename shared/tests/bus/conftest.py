@@ -12,7 +12,7 @@ from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import ensure_streams
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
 MakeStream = Callable[..., Awaitable[str]]

@@ -257,8 +257,8 @@ async def test_a_timer_that_was_purged_never_fires(
         TimerFired(new_id(), "retry", "call", attempt=1),
         TimerFired(new_id(), "retry", "call", attempt=1),
     )
-    schedule_long(product_bus, time.time() + 2.0, cancelled)
-    schedule_long(product_bus, time.time() + 2.5, other)
+    schedule_long(product_bus, time.time() + 4.0, cancelled)
+    schedule_long(product_bus, time.time() + 4.5, other)
     async with asyncio.timeout(20):
         while (await streams_of(product_bus))["TIMERS"]["state"]["messages"] < 2:
             pass

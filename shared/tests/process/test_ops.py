@@ -123,8 +123,9 @@ async def test_head_has_no_body(server: OpsServer):
 async def test_a_client_that_misbehaves_is_hung_up_on_and_the_next_is_served(
     server: OpsServer, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, request_bytes: bytes
 ):
-    monkeypatch.setattr(ops, "READ_TIMEOUT_S", 0.05)
-    assert await raw(server, request_bytes) == b""
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "READ_TIMEOUT_S", 0.05)
+        assert await raw(server, request_bytes) == b""
     assert (await client.get("/healthz")).status_code == 200
 
 

@@ -31,7 +31,7 @@ SERVES = """
         await asyncio.sleep(0)
         logging.getLogger("own").info("drained")
 """
-DEADLINE_S = 20
+DEADLINE_S = 60
 Start = Callable[..., subprocess.Popen[str]]
 
 

@@ -26,7 +26,7 @@ from millrace_shared.ids import attempt_key
 from millrace_shared.lanes import LANES, Lane
 from millrace_shared.messages import WORK_KINDS, RunStep, StepResult
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Bus:
@@ -146,7 +146,7 @@ class Runner:
 
     async def line(self, words: str) -> str:
         assert self.process.stderr is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             while raw := await self.process.stderr.readline():
                 self.lines.append(raw.decode())
                 if words in self.lines[-1]:
@@ -161,7 +161,7 @@ class Runner:
         self.process.send_signal(number)
 
     async def exit_status(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             _, rest = await self.process.communicate()
         self.lines.append(rest.decode())
         return int(self.process.returncode or 0)

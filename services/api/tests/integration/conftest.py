@@ -252,7 +252,7 @@ async def lonely_api(nats_url: str, fresh_database_url: str, tmp_path: Path) -> 
 def eventually() -> Callable[[Callable[[], Any]], Any]:
     """Wait for a condition, with a deadline."""
 
-    async def wait(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    async def wait(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
         async with asyncio.timeout(timeout_s):
             while True:
                 found = await condition()

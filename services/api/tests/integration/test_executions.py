@@ -218,7 +218,7 @@ async def test_wait_answers_with_the_ended_execution(api: Any) -> None:
 async def read_all_requests(api: Any) -> Any:
     """Yield stored requests until the test stops reading."""
     sequence = 1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             async for stored in read_subject(api.orchestrator.connection, "INBOX", "in.*.*.start", sequence):
                 sequence = stored.sequence + 1

@@ -46,7 +46,7 @@ async def running(api: Any, **fields: Any) -> str:
 async def messages(api: Any, execution_id: str) -> AsyncIterator[InboxMessage]:
     """Yield what comes to an execution, as an orchestrator gets it, until the test stops reading."""
     sequence = 1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             subject = subjects.inbox(execution_id)
             async for stored in read_subject(api.orchestrator.connection, "INBOX", subject, sequence):

@@ -101,7 +101,7 @@ async def test_a_throttle_admits_the_rest_by_itself(keeper: Gatekeeper, inbox: A
 
 
 async def test_of_several_in_a_row_the_newest_begins_by_itself(keeper: Gatekeeper, inbox: Any):
-    one, (a, b, c) = gate("debounce", delay_s=0.3), names(3)
+    one, (a, b, c) = gate("debounce", delay_s=2.0), names(3)
     await keeper.enter(enter(one, a, b))
     await keeper.enter(enter(one, c))
     await inbox.has_admitted(c)
@@ -157,7 +157,7 @@ async def test_leaving_twice_or_without_having_come_is_nothing(keeper: Gatekeepe
 
 
 async def test_who_leaves_a_debounce_does_not_begin(keeper: Gatekeeper, bus: Any, inbox: Any):
-    one, (a, b) = gate("debounce", delay_s=0.2), names(2)
+    one, (a, b) = gate("debounce", delay_s=2.0), names(2)
     await keeper.enter(enter(one, a))
     await keeper.leave(leave(one, a))
     assert (await state_of(bus, one)).next == ()

@@ -23,7 +23,7 @@ from millrace_shared.messages import Transition
 from millrace_telemetry.bootstrap import prepare_schema
 from millrace_telemetry.settings import TelemetrySettings
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:

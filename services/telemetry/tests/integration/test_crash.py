@@ -125,7 +125,11 @@ async def test_a_leader_that_is_stopped_is_replaced_and_disturbs_nobody_when_it_
         await stack.enter_async_context(running(settings))
         first.send_signal(signal.SIGSTOP)
         await tables.reach(await append(log[third : 2 * third]))
-        assert not leaders & await backends(tables)
+
+        async def all_are_replaced() -> bool:
+            return not leaders & await backends(tables)
+
+        await eventually(all_are_replaced, "the leader of the other stream is replaced, too")
         first.send_signal(signal.SIGCONT)
 
         async def all_are_back() -> bool:

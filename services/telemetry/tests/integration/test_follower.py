@@ -35,7 +35,7 @@ async def publish(publisher: Publisher, count: int, size_bytes: int = 1) -> None
 
 async def read(follower: Follower, count: int) -> list[int]:
     sequences: list[int] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(sequences) < count:
             sequences += [message.sequence for message in await follower.batch(7)]
     return sequences
