@@ -17,6 +17,7 @@ import msgspec
 
 from millrace_agent_runner import metrics
 from millrace_agent_runner.adapters import control
+from millrace_agent_runner.adapters.doubts import LOOK_AGAIN_S, Doubts
 from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.intake import Intake, Taken
 from millrace_agent_runner.adapters.jobs import Job, Jobs
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 RESULTS_WAITING_MAX = 2_000
 RESULTS_WAITING_BYTES_MAX = 32 * 1024 * 1024
 RESULTS_DRAIN_S = 10.0
-LOOK_AGAIN_S = 1.0
 SERVICE = "agent-runner"
 
 
@@ -77,10 +77,10 @@ class Worker:
         self._runner = runner
         self._slots = slots
         self._intake = Intake(connection, slots, self._deliver)
-        self._jobs = Jobs(self._announce, self._doubt)
-        self._pulse = Pulse(connection)
-        self._doubts: dict[str, asyncio.Task[None]] = {}
         self._repeats = Repeats(connection)
+        self._doubts = Doubts(self._repeats, runner)
+        self._jobs = Jobs(self._announce, lambda job: self._doubts.ask([job]))
+        self._pulse = Pulse(connection)
         self._results = Outbox(publisher, "results")
         self._queue: deque[Job] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -98,7 +98,7 @@ class Worker:
         self._tasks = [asyncio.create_task(self._slot(), name=f"slot {number}") for number in range(self._slots)]
         await self._connection.listen(subjects.cancel_control("*"), self._on_cancel)
         await self._connection.listen(subjects.taken_control("*"), self._on_taken)
-        self._connection.on_reconnect.append(self._doubt_all)
+        self._connection.on_reconnect.append(self._ask_about_all)
         self._repeats.start()
         self._pulse.start()
         await self._intake.start()
@@ -113,7 +113,7 @@ class Worker:
             return
         self._stopped = True
         with contextlib.suppress(ValueError):
-            self._connection.on_reconnect.remove(self._doubt_all)
+            self._connection.on_reconnect.remove(self._ask_about_all)
         self._repeats.stop()
         await self._pulse.stop()
         await self._intake.stop()
@@ -132,8 +132,7 @@ class Worker:
             log.error("%d results are not stored; their attempts will be performed again", self._results.waiting)
         await self._facts.drain(RESULTS_DRAIN_S)
         await self._jobs.stop()
-        for doubt in self._doubts.values():
-            doubt.cancel()
+        self._doubts.stop()
 
     @property
     def committed(self) -> int:
@@ -354,31 +353,8 @@ class Worker:
             )
         )
 
-    def _doubt(self, job: Job) -> None:
-        """The server may have heard nothing of the attempt for long: find out whether another runner has it now."""
-        subject = job.taken.delivery.subject
-        if subject not in self._doubts:
-            task = self._doubts[subject] = asyncio.create_task(self._resolve(job), name="doubt")
-            task.add_done_callback(lambda _: self._doubts.pop(subject))
-
-    def _doubt_all(self) -> None:
-        """The connection is new: what was told meanwhile of takeovers and cancels did not come here."""
-        for job in self._jobs:
-            if job.task is not None:
-                self._doubt(job)
-
-    async def _resolve(self, job: Job) -> None:
-        while job.step is not None and job.task is not None:
-            try:
-                elsewhere = await self._repeats.is_elsewhere(job.step, self._runner, job.started_at)
-            except MillraceError as error:
-                log.warning("%s may have been taken over: %s", job.taken.delivery.subject, error)
-                await asyncio.sleep(LOOK_AGAIN_S)
-                continue
-            if elsewhere:
-                log.warning("gave %s up: it is over, or another runner has it", job.taken.delivery.subject)
-                job.stop("lost")
-            return
+    def _ask_about_all(self) -> None:
+        self._doubts.ask(self._jobs)
 
     def _tell_taken(self, job: Job, step: RunStep) -> None:
         """Have a runner that was silent, and may be back, stop what is performed here now."""
