@@ -16,12 +16,17 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 
 from millrace.embedded import BackgroundStack, EmbeddedStack
 
 # A job that a shell starts in the background ignores Ctrl-C, and so do all processes that it starts. Tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more about the machine than about the code; speed belongs in benchmarks/.
+hypothesis.settings.register_profile("millrace", deadline=None)
+hypothesis.settings.load_profile("millrace")
 
 NATS_IMAGE = "nats:2.15.1"
 POSTGRES_IMAGE = "postgres:18"
