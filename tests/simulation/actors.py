@@ -194,9 +194,11 @@ class Orchestrator:
     def _may_lack_lease(
         self, plan: Plan, state: ExecutionState | None, changed_at: float, message: InboxMessage, *, again: bool
     ) -> bool:
+        if self.never_wakes:
+            return False
         if again and not isinstance(message, StartRequest):
             return True
-        if state is None or self.never_wakes:
+        if state is None:
             return False
         return may_be_asleep(plan, state, changed_at, self.world.now, RHYTHM)
 
