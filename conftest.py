@@ -32,6 +32,18 @@ NATS_IMAGE = "nats:2.15.1"
 POSTGRES_IMAGE = "postgres:18"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def any_free_port() -> Iterator[None]:
+    """Keeps the stacks of tests off the usual port of the api.
+
+    Of several that start at the same moment, in other processes, each finds it free; all but one would then ask a
+    stranger's api, which does not know their key.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("millrace.embedded.stack.DEFAULT_API_PORT", 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Callable[[], Path]]:
     """Makes empty directories for servers to keep their data in.

@@ -17,7 +17,7 @@ ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 VARYING = (
     (ID, "ID"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\dZ"), "MOMENT"),
-    (re.compile(r"\d+(\.\d+)? (ms|s|min)\b"), "DURATION"),
+    (re.compile(r"\d+(\.\d+)? (ms|s|min|h|d)\b( \d+ (s|min|h)\b)?"), "DURATION"),  # `59 min 59 s` is one, `60 min` too
     (re.compile(r"\d+ tokens"), "TOKENS"),
     (re.compile(r"version \d+( (saved|unchanged))?"), "VERSION"),
     (re.compile(r"\s+"), " "),
@@ -94,6 +94,8 @@ def test_the_pages_that_tell_users_what_to_type_are_run():
 
 def test_what_is_compared():
     assert matches(("a", "...", "d 3 ms"), ["a", "b", "c", "d  14 ms"])
+    assert matches(("until then (in 59 min 59 s)",), ["until then (in 60 min)"])
+    assert not matches(("in 59 min 59 s",), ["in 60 min, or never"])
     assert matches(("...",), [])
     assert not matches(("a", "b"), ["a", "x", "b"])
     assert not matches(("a",), ["a", "b"])

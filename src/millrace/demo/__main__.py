@@ -34,6 +34,7 @@ from millrace.client.shapes import Execution
 from millrace.demo.provider import DemoProvider
 from millrace.demo.scenarios import Scenario, scenarios
 from millrace.embedded import EmbeddedError, EmbeddedStack
+from millrace.embedded.ports import choose_free
 from millrace.examples import example_files
 from millrace_shared.definition.loader import load
 
@@ -58,7 +59,13 @@ async def demonstrate(console: Console) -> list[Outcome]:
     with tempfile.TemporaryDirectory(prefix="millrace-demo-") as directory:
         async with DemoProvider() as provider:
             environment = {"MILLRACE_OPENAI_BASE_URL": provider.base_url, "OPENAI_API_KEY": "demo-key-of-nobody"}
-            async with EmbeddedStack(Path(directory), durability="fsync", environment=environment) as stack:
+            stack = EmbeddedStack(
+                Path(directory),
+                durability="fsync",
+                api_port=choose_free(),  # stacks that start at the same moment all find the usual one free
+                environment=environment,
+            )
+            async with stack:
                 ready_s = time.monotonic() - began
                 console.print(f"NATS, PostgreSQL and four services are ready after {duration_text(ready_s)}.")
                 # The client waits for answers, and the stack's supervisor needs the loop meanwhile.
