@@ -61,7 +61,7 @@ class Millrace:
         until(has_ended, deadline_s, lambda: f"execution {execution_id} is {detail.get('status')}: {detail}")
         return detail
 
-    def begun(self, execution_id: str, deadline_s: float = 30.0) -> None:
+    def begun(self, execution_id: str, deadline_s: float = 60.0) -> None:
         """Wait until an execution runs: it has passed its gates of flow control."""
         until(lambda: self.detail(execution_id)["status"] == "running", deadline_s, lambda: f"{execution_id} to run")
 

@@ -11,7 +11,7 @@ import pytest
 
 ECHO = "millrace_agent_runner.functions:echo"
 CRASH = "millrace_agent_runner.functions.testing:crash"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 DEPTH = 500
 ITEMS = 10_000
 

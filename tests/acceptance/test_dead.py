@@ -17,7 +17,7 @@ API = "/api/v1"
 SUBJECT = "trigger.default.not-taken"
 
 
-def until(condition: Any, deadline_s: float = 30.0) -> Any:
+def until(condition: Any, deadline_s: float = 60.0) -> Any:
     """Wait until a condition holds; return what it returned."""
     deadline = time.monotonic() + deadline_s
     while not (found := condition()):

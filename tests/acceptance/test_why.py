@@ -18,7 +18,7 @@ FIB = {"python": "millrace_agent_runner.functions:fib", "input": {"n": 1}}
 SLEEP = "millrace_agent_runner.functions.testing:sleep"
 FAIL = "millrace_agent_runner.functions.testing:fail"
 ASK = {"approval": {"message": "Publish?", "deadline": "1h", "default": "reject"}}
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 FINAL = {"completed", "failed", "cancelled", "timeout"}
 
 Why = dict[str, Any]

@@ -22,7 +22,7 @@ outputs: {{doubled: "${{{{ steps.first.output.doubled }}}}"}}
 """
 FAILS = "python: 'millrace_agent_runner.functions.testing:crash'"
 SLEEPS = "wait: {delay: 1h}"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

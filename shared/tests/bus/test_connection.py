@@ -173,7 +173,7 @@ async def test_an_error_that_the_server_ends_the_connection_with_does_not_end_it
     await connection.listen("still.here", listener(heard))
     connection._pending.append(b"NONSENSE\r\n")
     connection._pending_data_size += len(b"NONSENSE\r\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with pytest.raises(BusUnavailable):
             await connection.ask("nowhere", b"", timeout_s=0.2)
         await reconnected.wait()
@@ -209,7 +209,7 @@ async def test_connect_gives_up_on_a_server_that_is_not_there():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"nats://user:secret@127.0.0.1:{taken.getsockname()[1]}"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             with pytest.raises(BusUnavailable, match=r"within 0.1 s.*ConnectionRefusedError") as unavailable:
                 await connect(url, "tests", wait_s=0.1)
     assert "secret" not in str(unavailable.value)

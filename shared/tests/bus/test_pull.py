@@ -176,7 +176,7 @@ async def test_what_is_acknowledged_is_gone(
     await eventually(lambda: len(loop.deliveries) == 2)
     loop.deliveries[0].ack()
     loop.deliveries[1].terminate()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await messages_of(queue) > 0:
             pass
 

@@ -159,7 +159,7 @@ class ChildEvaluatorOpen(ChildEvaluator):
 
     def wait(self) -> None:
         assert self._process is not None
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
     def process_is_gone(self) -> bool:
         return self._process is None

@@ -183,7 +183,7 @@ async def test_a_takeover_stops_the_call_of_the_one_that_was_slow(
     await bus.connection.flush()
     assert slow.hung_up.locked()
     bus.connection.send(control, encode({**taken, "delivery": 2}))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await slow.hung_up.acquire()
 
     async def given_up() -> bool:
@@ -227,7 +227,7 @@ async def test_a_cancel_stops_a_call_to_a_model(
     await bus.offer(asking)
     await slow.asked.acquire()
     bus.connection.send(subjects.cancel_control(asking.execution_id), b"")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await slow.hung_up.acquire()
     result = await bus.result_of(asking)
     assert (result.error.category, result.usage.calls) == ("cancelled", 1)

@@ -220,7 +220,7 @@ async def test_a_call_that_is_stopped_is_accounted_for_as_of_unknown_cost(
     spec = {"agent": {"model": "openai:mock-slow-60"}} | ({"output": output} if output else {})
     attempt = attempt_factory(step_factory("agent", spec, {"prompt": "Take your time."}))
     task = asyncio.create_task(executor(attempt))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not provider.calls:  # noqa: ASYNC110  the provider is an ordinary server, it sets no event
             await asyncio.sleep(0.01)
     task.cancel()

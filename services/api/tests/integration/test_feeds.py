@@ -25,6 +25,6 @@ async def test_a_transition_that_cannot_be_read_silences_no_feed(api: Any, versi
         other = {"v": version, "execution_id": new_id(), "version": 1, "at": 0.0, "events": []}
         api.orchestrator.connection.send(subjects.live(other["execution_id"]), msgspec.json.encode(other))
         await api.orchestrator.start(execution_id)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             message = json.loads(await socket.recv())
     assert (message["event"], message["data"]["execution_id"]) == ("workflow_started", execution_id)

@@ -33,13 +33,13 @@ UNKNOWN_ID = "01890000-0000-7000-8000-000000000000"
 
 
 async def receive(socket: websockets.ClientConnection, count: int) -> list[dict[str, Any]]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return [json.loads(await socket.recv()) for _ in range(count)]
 
 
 async def receive_all(socket: websockets.ClientConnection) -> tuple[list[dict[str, Any]], int | None]:
     messages = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         try:
             while True:
                 messages.append(json.loads(await socket.recv()))

@@ -173,7 +173,7 @@ async def test_another_api_process_hears_of_a_save(api: Any, start_api: Any, mon
         await api.http.put("/api/v1/workflows/shared", content=source("shared", 1))
         await other.execution("shared")
         await api.http.put("/api/v1/workflows/shared", content=source("shared", 2))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 execution_id = await other.execution("shared")
                 detail = (await other.http.get(f"/api/v1/executions/{execution_id}")).json()

@@ -185,7 +185,7 @@ async def test_a_cancel_purges_queued_work_and_tells_the_runners(bus: Any, start
     await bus.cancel(execution)
     assert (await bus.ended(execution)).status == "cancelled"
     await bus.has_queued(execution)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         subject, payload = await heard.get()
     assert (subject, payload) == (f"ctl.cancel.{execution}", b'{"attempts":["a@1","each~0@1","each~1@1"]}')
 

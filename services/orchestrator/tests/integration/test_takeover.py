@@ -266,7 +266,7 @@ async def test_who_stops_gives_up_its_pins_and_another_goes_on(bus: Any, start_e
     await bus.connection.listen(inbox_module.UNPINNED, lambda _, __, ___, payload: advisories.put_nowait(payload))
     await bus.connection.flush()
     await stop_engine(first)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert b'"reason":"admin"' in (await advisories.get()), "and not: it has run out"
     await bus.perform(execution, "a")
     assert (await bus.ended(execution)).status == "completed"
