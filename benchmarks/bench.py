@@ -2,6 +2,7 @@
 
     python benchmarks/bench.py                       # everything, fsync on, JSON to standard output
     python benchmarks/bench.py --only seq3 --count 5000 --durability interval
+    python benchmarks/bench.py --only seq3 --seconds 20   # for this long, not so many
 
 An execution counts as finished when its client has read `completed` from `POST …?wait`. Telemetry into Postgres is on,
 and how long it needs to catch up after the last execution is a figure of its own.
@@ -17,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from http_client import HttpClient, closed_loop, cpu_seconds, memory_mb
 from workflows import WORKFLOWS
 
 from millrace.embedded import EmbeddedStack
+from millrace.embedded.ports import choose_free
 
 KEY = "benchmark-key"
 EXECUTIONS = "/api/v1/executions"
@@ -49,7 +51,7 @@ class Bench:
 
     def _pids(self, name: str) -> list[int]:
         pid = self._stack.supervisor.pid(name)
-        return [] if pid is None else [pid, *_children(pid)]
+        return [] if pid is None else [pid]
 
     def cpu(self) -> dict[str, float]:
         """Return the processor time of each part so far, in seconds."""
@@ -98,16 +100,17 @@ class Bench:
 
     async def seq3(self) -> dict[str, Any]:
         """Three steps in a row, a hundred executions in flight."""
-        count, before = self._arguments.count, self.cpu()
-        own = time.process_time()
-        numbers = iter(range(count))
+        accepted, before, own = self._accepted, self.cpu(), time.process_time()
+        began = time.perf_counter()
+        numbers = _until(began + self._arguments.seconds) if self._arguments.seconds else range(self._arguments.count)
+        turns = iter(numbers)
 
         async def worker() -> None:
-            for _ in numbers:
+            for _ in turns:
                 await self.run("seq3")
 
-        began = time.perf_counter()
         await asyncio.gather(*(worker() for _ in range(100)))
+        count = self._accepted - accepted
         elapsed = time.perf_counter() - began
         own = time.process_time() - own
         caught_up = await self._caught_up()
@@ -125,7 +128,7 @@ class Bench:
         await asyncio.sleep(IDLE_S)
         after = self.cpu()
         share = {name: round((after[name] - before[name]) / IDLE_S * 100, 2) for name in PROCESSES}
-        rss = {name: sum(memory_mb(pid) for pid in self._pids(name)[:1]) for name in PROCESSES}
+        rss = {name: sum(memory_mb(pid) for pid in self._pids(name)) for name in PROCESSES}
         return {"cpu_percent_of_a_core": {**share, "all": round(sum(share.values()), 2)}, "resident_mb": rss}
 
     async def _caught_up(self) -> float:
@@ -154,20 +157,17 @@ def _seconds(times: list[float]) -> dict[str, Any]:
     }
 
 
-def _children(pid: int) -> list[int]:
-    """Postgres works in children of its own."""
-    try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [int(child) for child in found.split()]
+def _until(end: float) -> Iterator[None]:
+    while time.perf_counter() < end:
+        yield
 
 
 async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Start a stack, run the chosen measurements, and return their figures."""
     figures: dict[str, Any] = {"durability": arguments.durability, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        stack = EmbeddedStack(Path(directory), durability=arguments.durability, api_key=KEY)
+        # Not the usual port: two stacks that start together would both take it for free, and one api would answer both.
+        stack = EmbeddedStack(Path(directory), durability=arguments.durability, api_key=KEY, api_port=choose_free())
         async with stack, AsyncExitStack() as opened:
             client = await opened.enter_async_context(HttpClient(stack.api_url, KEY, 100))
             bench = Bench(stack, client, arguments)
@@ -185,6 +185,9 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     raise SystemExit(f"{definition['name']} was not saved: {status} {body!r}")
             for name in WORKFLOWS:
                 await bench.run(name)
+            if arguments.on_signal:
+                print("ready", file=sys.stderr, flush=True)
+                await asyncio.to_thread(sys.stdin.readline)
             for name, take in measurements.items():
                 if not arguments.only or name in arguments.only:
                     figures[name] = await take()
@@ -198,8 +201,10 @@ def main() -> None:
     parser.add_argument("--durability", choices=("fsync", "interval"), default="fsync")
     parser.add_argument("--only", nargs="*", default=[], help="names of measurements")
     parser.add_argument("--count", type=int, default=6_000, help="executions of seq3")
+    parser.add_argument("--seconds", type=float, default=0.0, help="seq3 for this long, in place of --count")
     parser.add_argument("--posts", type=int, default=5_000)
     parser.add_argument("--singles", type=int, default=500)
+    parser.add_argument("--on-signal", action="store_true", help="say `ready`, and begin when a line is read")
     print(json.dumps(uvloop.run(measure(parser.parse_args())), indent=2))
 
 

@@ -7,11 +7,17 @@ answers with: a status line, headers with Content-Length, a body. It is no gener
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self, cast
 from urllib.parse import urlsplit
+
+TICKS = os.sysconf("SC_CLK_TCK")
+ANSWER_S_MAX = 120.0
+"""Twice what the longest `?wait` takes. A benchmark that got no answer says so, and does not hang."""
 
 
 class _Connection(asyncio.Protocol):
@@ -25,7 +31,13 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of asyncio's
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be sent: the server ends a connection that was idle for long."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("the server closed the connection"))
 
@@ -66,10 +78,8 @@ class HttpClient:
         self._free: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
         for _ in range(self._count):
-            _, connection = await loop.create_connection(_Connection, self._host, self._port)
-            self._free.put_nowait(connection)
+            self._free.put_nowait(await self._open())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -81,9 +91,19 @@ class HttpClient:
         request = f"{method} {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         connection = await self._free.get()
         try:
-            return await connection.send(request)
+            if not connection.is_open:
+                connection = await self._open()
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return await connection.send(request)
+        except BaseException:
+            connection.close()  # its answer may still come, and is not that of the next request
+            raise
         finally:
             self._free.put_nowait(connection)
+
+    async def _open(self) -> _Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(_Connection, self._host, self._port)
+        return connection
 
 
 @dataclass
@@ -121,13 +141,32 @@ async def closed_loop(
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """Return the processor time that processes have used so far (Linux)."""
-    total = 0.0
-    for pid in pids:
-        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
-            fields = stat.read().rsplit(") ", 1)[1].split()
-        total += (int(fields[11]) + int(fields[12])) / 100
-    return total
+    """Return the processor time that processes have used so far, with that of their children (Linux).
+
+    Of children that have ended it is their parent who knows: Postgres ends its workers and starts others, so one may
+    end while this reads.
+    """
+    return sum(_cpu_ticks(child, own=2) for pid in pids for child in children(pid)) / TICKS + (
+        sum(_cpu_ticks(pid, own=4) for pid in pids) / TICKS
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, and that live (Linux)."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in found.split()]
+
+
+def _cpu_ticks(pid: int, own: int) -> int:
+    """Sum the first `own` of: user and system time of a process, and those of its children that have ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(ticks) for ticks in stat.rsplit(") ", 1)[1].split()[11 : 11 + own])
 
 
 def memory_mb(pid: int) -> int:

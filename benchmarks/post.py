@@ -19,6 +19,7 @@ import uvloop
 from http_client import HttpClient, closed_loop, cpu_seconds, memory_mb
 
 from millrace.embedded import EmbeddedStack
+from millrace.embedded.ports import choose_free
 
 KEY = "benchmark-key"
 WORKFLOW = b"""
@@ -44,7 +45,9 @@ def named_body_of(number: int) -> bytes:
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure once."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        stack = EmbeddedStack(Path(directory), durability=arguments.durability, services={"api": 1}, api_key=KEY)
+        stack = EmbeddedStack(
+            Path(directory), durability=arguments.durability, services={"api": 1}, api_key=KEY, api_port=choose_free()
+        )
         async with stack:
             pids = {name: stack.supervisor.pid(name) or 0 for name in ("api", "nats")}
             async with HttpClient(stack.api_url, KEY, arguments.connections) as client:
