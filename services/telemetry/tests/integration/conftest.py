@@ -1,37 +1,28 @@
 """Real servers, and what the tests of the projection need of them."""
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from millrace.embedded import BackgroundStack
 from millrace_shared import postgres, subjects
 from millrace_shared.bus.connection import Connection, connect
+from millrace_shared.bus.log_reader import read_subject
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import ensure_streams
 from millrace_shared.codec import encode
 from millrace_shared.execution import projection
 from millrace_shared.execution.tables import TABLES
 from millrace_shared.execution.view import ExecutionView
-from millrace_shared.messages import Transition
+from millrace_shared.messages import DeadLetter, Transition
+from millrace_shared.testing import waiting
 from millrace_telemetry.bootstrap import prepare_schema
 from millrace_telemetry.settings import TelemetrySettings
-
-DEADLINE_S = 60.0
-
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait for `condition`; fail when it does not come true in time."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not await condition():
-        assert time.monotonic() < deadline, f"within {DEADLINE_S:g} s it did not happen: {what}"
-        await asyncio.sleep(0.02)
 
 
 @dataclass
@@ -61,7 +52,7 @@ class Tables:
         async def reached() -> bool:
             return await self.offset(stream) >= sequence
 
-        await until(reached, f"{stream} projected up to {sequence}")
+        await waiting.eventually(reached, f"{stream} projected up to {sequence}")
 
     async def assert_show(self, log: Sequence[Transition]) -> None:
         """Every table holds exactly what the fold of `log` gives, execution numbers included."""
@@ -159,6 +150,38 @@ def append(publisher: Publisher) -> Append:
 
 
 @pytest.fixture
-def eventually() -> Callable[[Callable[[], Awaitable[bool]], str], Awaitable[None]]:
-    """See `until`."""
-    return until
+def metric() -> Callable[..., float]:
+    """What this process counts of the projection of a stream."""
+
+    def value(name: str, stream: str = "EVENTS") -> float:
+        return REGISTRY.get_sample_value(f"millrace_projection_{name}", {"stream": stream}) or 0.0
+
+    return value
+
+
+@pytest.fixture
+def expire(bus: Connection) -> Callable[[Iterable[Sequence[Transition]]], Awaitable[None]]:
+    """Removes whole logs, as retention does."""
+
+    async def remove(logs: Iterable[Sequence[Transition]]) -> None:
+        for one in logs:
+            await bus.jetstream_api("STREAM.PURGE.EVENTS", {"filter": subjects.log(one[0].execution_id)})
+
+    return remove
+
+
+@pytest.fixture
+def dead_letters(bus: Connection) -> Callable[[str], Awaitable[list[DeadLetter]]]:
+    """Reads what of a stream was buried."""
+
+    async def read(stream: str) -> list[DeadLetter]:
+        found = read_subject(bus, "DEAD", subjects.dead(stream))
+        return [msgspec.json.decode(stored.payload, type=DeadLetter) async for stored in found]
+
+    return read
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Awaitable[bool]], str], Awaitable[bool]]:
+    """See `millrace_shared.testing.waiting`."""
+    return waiting.eventually
