@@ -8,7 +8,8 @@ import pytest
 from millrace_agent_runner.adapters import intake
 from millrace_agent_runner.domain.credit import STANDING, crowded_max
 from millrace_shared import subjects
-from millrace_shared.bus.pull import Delivery
+from millrace_shared.bus.pull import Delivery, PullLoop
+from millrace_shared.bus.streams import work_consumer_name
 from millrace_shared.lanes import LANES, LANES_CROWDED
 from millrace_shared.messages import WORK_KINDS
 
@@ -52,6 +53,36 @@ async def test_crowded_work_that_nobody_announced_is_found(bus: Any, start_worke
     after = step_factory("python", ECHO, {"input": "after it"})
     await bus.offer(after, lane="normal-crowded")
     assert (await bus.result_of(after)).output.data == "after it"
+
+
+@pytest.mark.parametrize("lane", ["normal", "normal-crowded"])
+async def test_what_a_dead_runner_had_is_taken_over_all_at_once(
+    bus: Any, start_worker: Any, step_factory: Any, monkeypatch: pytest.MonkeyPatch, lane: Any
+) -> None:
+    """The server does not count what it delivers again among what waits, so one look must lead to all of it."""
+    monkeypatch.setattr(intake, "LOOK_S", 3600.0)
+    count = 20
+    await bus.offer(*(step_factory("python", step=f"s{number}") for number in range(count)), lane=lane)
+    held: list[Delivery] = []
+    loop = PullLoop(bus.connection, "WORK", work_consumer_name("python", lane), held.append, capacity=count)
+    await loop.start()
+
+    async def all_held() -> bool:
+        return len(held) == count
+
+    await bus.eventually(all_held, "all of it for the runner that dies")
+    await loop.stop()
+    for delivery in held:
+        delivery.nak()
+    executor = Gated()
+    await start_worker(executor, slots=STANDING + 2 * count)
+
+    async def all_begun() -> bool:
+        return len(executor.begun) == count
+
+    await bus.eventually(all_begun, "all of it for the one that takes over")
+    executor.gate.set()
+    await bus.has("WORK", 0)
 
 
 async def test_an_announcement_that_means_nothing_here_does_no_harm(
