@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from millrace_orchestrator.adapters.compaction import Compaction
 from millrace_orchestrator.adapters.dispatcher import Dispatcher
 from millrace_orchestrator.adapters.gatekeeper import Gatekeeper
 from millrace_orchestrator.adapters.inbox import Inbox
@@ -63,15 +64,18 @@ async def orchestrator(settings: OrchestratorSettings) -> AsyncIterator[Engine]:
                 {"nats": lambda: _answers(connection), "engine": engine.check},
             )
             sweeper, retention = Sweeper(connection), Retention(connection, settings.log_retention_days)
+            compaction = Compaction(connection, publisher, settings.log_compaction_hours)
             engine.start()
             await engine.inbox.start()
             sweeper.start()
             retention.start()
+            compaction.start()
             await ops.start()
             log.info("operations on port %d", ops.port)
             try:
                 yield engine
             finally:
+                await compaction.stop()
                 await retention.stop()
                 await sweeper.stop()
                 await engine.inbox.stop()

@@ -21,6 +21,8 @@
 | `millrace_orchestrator_fell_asleep_total` | counter | executions forgotten because all they wait for is elsewhere |
 | `millrace_orchestrator_dead_letters_total` | counter | messages that could not be processed |
 | `millrace_orchestrator_swept_total` | counter | inbox messages removed because everybody has acknowledged them |
+| `millrace_orchestrator_logs_compacted_total` | counter | logs of ended executions that became one message |
+| `millrace_orchestrator_logs_compacted_bytes_total{when}` | counter | bytes of those logs, `before` and `after` |
 | `millrace_orchestrator_logs_expired_total` | counter | logs removed because their executions ended long ago |
 | `millrace_orchestrator_starts_expired_total` | counter | starts of names whose executions ended so long ago |
 | `millrace_orchestrator_cached_executions` | gauge | executions in memory |
@@ -63,6 +65,8 @@ _leases_put = Counter(f"{_PREFIX}_leases_put_total", "Leases put anew.", ["why"]
 fell_asleep = Counter(f"{_PREFIX}_fell_asleep_total", "Executions forgotten because all they wait for is elsewhere.")
 dead_letters = Counter(f"{_PREFIX}_dead_letters_total", "Messages that could not be processed.")
 swept = Counter(f"{_PREFIX}_swept_total", "Inbox messages removed because everybody has acknowledged them.")
+logs_compacted = Counter(f"{_PREFIX}_logs_compacted_total", "Logs that became one message.")
+_compacted_bytes = Counter(f"{_PREFIX}_logs_compacted_bytes_total", "Bytes of compacted logs.", ["when"])
 logs_expired = Counter(f"{_PREFIX}_logs_expired_total", "Logs removed because their executions ended long ago.")
 starts_expired = Counter(f"{_PREFIX}_starts_expired_total", "Starts of names whose executions ended so long ago.")
 cached_executions = Gauge(f"{_PREFIX}_cached_executions", "Executions in memory.")
@@ -76,6 +80,7 @@ gate_verdicts = {
     for kind in get_args(NoticeKind)
 }
 leases_put = {why: _leases_put.labels(why=why) for why in ("renewed", "woken")}
+compacted_bytes = {when: _compacted_bytes.labels(when=when) for when in ("before", "after")}
 snapshots = {what: _snapshots.labels(what=what) for what in ("taken", "used", "doubted")}
 
 

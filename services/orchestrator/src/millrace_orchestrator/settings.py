@@ -16,6 +16,13 @@ class OrchestratorSettings(Settings):
     orchestrator_timer_horizon_s: float = Field(
         60.0, ge=1, le=3600, description="A pause longer than this, in seconds, is a timer of the NATS server's."
     )
+    log_compaction_hours: float = Field(
+        24.0,
+        ge=0,
+        le=876_000,
+        description="The log of an execution becomes one compressed message this many hours after its end; 0: never. "
+        "Nothing is lost by that, and everything reads it as before.",
+    )
     log_retention_days: float = Field(
         90.0,
         ge=0,

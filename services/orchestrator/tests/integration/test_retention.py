@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from millrace_orchestrator.adapters import retention as module
+from millrace_orchestrator.adapters import log_walk
 from millrace_orchestrator.adapters.retention import DAY_S, Retention
 from millrace_shared import subjects
 from millrace_shared.bus.connection import connect
@@ -65,7 +65,7 @@ async def test_a_cursor_reads_nothing_twice_and_a_run_is_bounded(
     clock = Later()
     clock.days = 91
     retention = Retention(bus.connection, 90, clock)
-    monkeypatch.setattr(module, "MESSAGES_MAX", 4)
+    monkeypatch.setattr(log_walk, "MESSAGES_MAX", 4)
     assert await retention.expire(3) == 4
     assert await retention.expire(3) == 2
     assert await retention.expire(3) == 0

@@ -24,7 +24,7 @@ from millrace_shared.blobs import INLINE_BYTES_MAX, Blobs
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.errors import WrongLastSequence
 from millrace_shared.bus.group_commit import GroupCommit
-from millrace_shared.bus.log_reader import read_last, read_next
+from millrace_shared.bus.log_reader import read_first_of_log, read_last
 from millrace_shared.bus.publisher import Outgoing
 from millrace_shared.codec import decode_request, decode_transition, encode
 from millrace_shared.errors import BusUnavailable, ValueTooLarge
@@ -185,7 +185,7 @@ class Acceptance:
 
     async def _of_log(self, execution_id: str) -> StartRequest | None:
         """Return the request that a log begins with."""
-        stored = await read_next(self._connection, "EVENTS", subjects.log(execution_id), 1)
+        stored = await read_first_of_log(self._connection, execution_id)
         if stored is None:
             return None
         began = decode_transition(stored.payload).events[0]

@@ -18,6 +18,7 @@ from millrace_shared import subjects
 from millrace_shared.bus.group_commit import GroupCommit
 from millrace_shared.bus.publisher import Outgoing
 from millrace_shared.codec import encode
+from millrace_shared.errors import UpgradeNeeded
 from millrace_shared.ids import new_id
 from millrace_shared.messages import CancelRequest
 
@@ -101,6 +102,8 @@ class Bulk:
                     return await act(row)
                 except Refused as refusal:
                     return refusal
+                except UpgradeNeeded as error:  # this one's log alone
+                    return Refused("upgrade_needed", str(error))
 
         results: Sequence[dict[str, Any] | Refused | BaseException]
         results = await asyncio.gather(*map(one, rows), return_exceptions=True)

@@ -149,7 +149,7 @@ class Catalogue:
         compiled = self._compiled.get(workflow.content_hash)
         if compiled is None:
             assert workflow.definition is not None
-            definition = WorkflowDefinition.model_validate_json(workflow.definition)
+            definition = stored_definition(workflow.definition, workflow.content_hash)
             has_calls = next(calls_of(definition), None) is not None
             compiled = Compiled(definition, InputCheck(definition), has_calls)
             self._compiled[workflow.content_hash] = compiled

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from pydantic import ValidationError
+
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_last
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.definition.parts import part_of
+from millrace_shared.errors import UpgradeNeeded
 
 ENTRIES_MAX = 500
 
@@ -30,6 +33,7 @@ class Definitions:
         Raises:
             BusUnavailable: the bus does not answer.
             PartUnknown: the definition has no such group.
+            UpgradeNeeded: a later version saved the definition.
         """
         known = self._known.get((content_hash, part))
         if known is not None:
@@ -46,4 +50,20 @@ class Definitions:
 
     async def _read(self, content_hash: str) -> WorkflowDefinition | None:
         stored = await read_last(self._connection, "DEFINITIONS", subjects.definition(content_hash))
-        return None if stored is None else WorkflowDefinition.model_validate_json(stored.payload)
+        return None if stored is None else stored_definition(stored.payload, content_hash)
+
+
+def stored_definition(document: bytes | str, content_hash: str) -> WorkflowDefinition:
+    """Return the definition that a stored document is.
+
+    Raises:
+        UpgradeNeeded: it has what this version does not know. It was valid when it was saved, so a later one saved it.
+    """
+    try:
+        return WorkflowDefinition.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UpgradeNeeded(
+            f"definition {content_hash} was saved by a later version ({place}: {first['msg']}): upgrade this service"
+        ) from error

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from millrace_api.domain.events import shown_events
-from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_subject
+from millrace_shared.bus.log_reader import transitions_of
 from millrace_shared.codec import decode_transition
 
 
@@ -27,7 +26,7 @@ class EventLog:
         """
         events: list[dict[str, Any]] = []
         last = after
-        async for stored in read_subject(self._connection, "EVENTS", subjects.log(execution_id), after + 1):
+        async for stored in transitions_of(self._connection, execution_id, after + 1):
             if len(events) >= limit:
                 return events, last
             events += shown_events(decode_transition(stored.payload))

@@ -19,7 +19,7 @@ from millrace_api.domain.rendering import FINAL, Row
 from millrace_api.errors import Refused
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_last, read_log
+from millrace_shared.bus.log_reader import read_last, read_last_of_log, read_log
 from millrace_shared.codec import decode_transition
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.definition.parts import PartUnknown
@@ -142,7 +142,7 @@ class Executions:
             return None
 
     async def _is_current(self, execution_id: str, version: int) -> bool:
-        last = await read_last(self._connection, "EVENTS", subjects.log(execution_id))
+        last = await read_last_of_log(self._connection, execution_id)
         return last is None or decode_transition(last.payload).version <= version
 
     async def _from_bus(self, workspace: str, execution_id: str, projected: tuple[Row, list[Row]] | None) -> Execution:

@@ -21,7 +21,7 @@ from millrace_api.errors import Refused
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.errors import BusRefused
-from millrace_shared.bus.log_reader import read_last, read_subject
+from millrace_shared.bus.log_reader import read_last, read_last_of_log, read_subject
 from millrace_shared.bus.streams import INBOX_BACKOFF_S, INBOX_GROUP, work_consumer_name
 from millrace_shared.codec import decode_transition
 from millrace_shared.errors import BusUnavailable, MessageInvalid
@@ -158,7 +158,7 @@ class Explainer:
         return Line(state.terms, len(state.inside), ahead, execution_id in state.inside)
 
     async def _last_event(self, execution_id: str) -> str:
-        stored = await read_last(self._connection, "EVENTS", subjects.log(execution_id))
+        stored = await read_last_of_log(self._connection, execution_id)
         if stored is None:
             return "not known"
         event = decode_transition(stored.payload).events[-1]

@@ -6,9 +6,8 @@ from millrace_api.adapters.acceptance import Acceptance
 from millrace_api.adapters.executions import not_found
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.domain.history import History
-from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_subject
+from millrace_shared.bus.log_reader import transitions_of
 from millrace_shared.codec import decode_transition
 from millrace_shared.ids import is_execution_id
 from millrace_shared.messages import StartRequest
@@ -45,7 +44,7 @@ class Histories:
         """
         history = History()
         # Page by page: a long log takes a while to decode, and others are served in between.
-        async for stored in read_subject(self._connection, "EVENTS", subjects.log(execution_id)):
+        async for stored in transitions_of(self._connection, execution_id):
             history.apply(decode_transition(stored.payload))
         if history.version:
             return history

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from millrace_shared import subjects
+from millrace_shared.bus.compacted import is_compacted
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_subject
+from millrace_shared.bus.log_reader import transitions_of
 from millrace_shared.codec import decode_transition
 from millrace_shared.messages import ExecutionFinished, Transition
 
@@ -84,6 +85,8 @@ class LogFollower:
         self._wake()
 
     def _on_live(self, _subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        if is_compacted(payload):  # it repeats what was live long ago
+            return
         if len(self._pending) >= PENDING_MAX:
             self._pending.clear()
             self._behind = True
@@ -141,9 +144,8 @@ class LogFollower:
         # What arrives while the log is read is in the log, or comes live after it: so live messages count again
         # from before the read, and the version check drops those that come twice.
         self._behind = False
-        subject = subjects.log(self._execution_id)
         try:
-            async for stored in read_subject(self._connection, "EVENTS", subject, self._sequence + 1):
+            async for stored in transitions_of(self._connection, self._execution_id, self._sequence + 1):
                 self._sequence = stored.sequence
                 self._ready.append(decode_transition(stored.payload))
                 if len(self._ready) >= READ_MAX:

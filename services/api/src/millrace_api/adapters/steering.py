@@ -19,7 +19,7 @@ from millrace_shared.bus.group_commit import GroupCommit
 from millrace_shared.bus.publisher import Outgoing
 from millrace_shared.codec import encode
 from millrace_shared.definition.model import WorkflowDefinition
-from millrace_shared.errors import BusUnavailable
+from millrace_shared.errors import BusUnavailable, UpgradeNeeded
 from millrace_shared.ids import is_execution_id
 from millrace_shared.messages import StartRequest
 
@@ -62,6 +62,7 @@ class Steering:
             Refused: `execution_not_found`, or what the wish says when it cannot be granted.
             Unavailable: too many requests wait already.
             BusUnavailable: the bus does not answer.
+            UpgradeNeeded: a later version wrote the log or the definition.
         """
         if not is_execution_id(execution_id):
             raise not_found(execution_id)
@@ -77,7 +78,7 @@ class Steering:
                 try:
                     async with self._deadlines.within(WAIT_S):
                         return await _answered(wish, history, definition, follower), True
-                except (TimeoutError, BusUnavailable):  # it is durable all the same
+                except (TimeoutError, BusUnavailable, UpgradeNeeded):  # it is durable all the same
                     return wish.sent, False
 
     async def _request(self, workspace: str, execution_id: str, history: History) -> StartRequest:

@@ -208,7 +208,7 @@ class TriggerStore:
         workflow = await self._workflows.find(identity.workspace, spec.workflow, spec.version)
         definition = None
         if workflow is not None and workflow.definition is not None:
-            definition = WorkflowDefinition.model_validate_json(workflow.definition)
+            definition = stored_definition(workflow.definition, workflow.content_hash)
         check_spec(spec, definition, self._now())
         return spec
 

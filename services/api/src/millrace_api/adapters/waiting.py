@@ -10,7 +10,7 @@ from millrace_api.adapters.executions import Execution, Executions
 from millrace_api.adapters.log_follower import LogFollower, is_final
 from millrace_api.adapters.places import Places
 from millrace_shared.bus.connection import Connection
-from millrace_shared.errors import BusUnavailable
+from millrace_shared.errors import BusUnavailable, UpgradeNeeded
 from millrace_shared.execution.view import ExecutionView
 
 FINISHED = b'"execution.finished"'
@@ -70,7 +70,7 @@ class Waiting:
         try:
             async with self._deadlines.within(wait_s):
                 return await _fold(follower)
-        except (TimeoutError, BusUnavailable):  # it is accepted all the same: that is a 202, and no error
+        except (TimeoutError, BusUnavailable, UpgradeNeeded):  # it is accepted all the same: that is a 202, and no error
             return None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from millrace_api.adapters.definitions import Definitions
 from millrace_api.domain.events import Origin, admitted, workflow_events
 from millrace_shared import subjects
+from millrace_shared.bus.compacted import is_compacted
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import read_last
 from millrace_shared.codec import decode_request, decode_transition
@@ -137,6 +138,8 @@ class WorkflowFeed:
         self.end_all("the connection to the bus was interrupted: something may have been missed")
 
     def _on_live(self, subject: str, _reply: str, _headers: bytes, payload: bytes) -> None:
+        if is_compacted(payload):  # it repeats what was live long ago
+            return
         execution_id = subjects.execution_id_of(subject)
         origin = self._origins.get(execution_id)
         if origin is not None and (origin.inline or origin.workflow_id not in self._feeds):

@@ -28,7 +28,7 @@ from millrace_orchestrator.domain.gates import Enter, Gate, Leave, Outcome, adva
 from millrace_orchestrator.errors import GateContended
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_last_of_each
+from millrace_shared.bus.log_reader import read_last_of_logs
 from millrace_shared.bus.publisher import Publisher
 from millrace_shared.codec import decode_transition
 from millrace_shared.errors import MillraceError
@@ -210,8 +210,7 @@ class Gatekeeper:
     async def _ended(self, execution_ids: Sequence[str]) -> set[str]:
         """Return those whose log has an end."""
         ended = set()
-        logs = [subjects.log(execution_id) for execution_id in execution_ids]
-        for last in await read_last_of_each(self._connection, "EVENTS", logs):
+        for last in await read_last_of_logs(self._connection, execution_ids):
             try:
                 is_over = isinstance(decode_transition(last.payload).events[-1], ExecutionFinished)
             except MillraceError:  # of a later version, perhaps: who can read it lets it go

@@ -24,7 +24,7 @@ from millrace_orchestrator import metrics
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.errors import BusRefused
-from millrace_shared.bus.log_reader import PAGE_MESSAGES, Stored, read_last_of_each, read_subject
+from millrace_shared.bus.log_reader import PAGE_MESSAGES, Stored, read_last_of_logs, read_subject
 from millrace_shared.bus.pull import Delivery, PullLoop
 from millrace_shared.bus.streams import INBOX_GROUP, PIN_TTL_S
 from millrace_shared.codec import decode_transition
@@ -197,7 +197,7 @@ async def active_starts(connection: Connection, partition: int) -> AsyncIterator
 async def _without_end(connection: Connection, starts: list[Stored]) -> list[Active]:
     """Return those starts whose execution's log has no end."""
     by_log = {subjects.log(subjects.execution_id_of(start.subject)): Active(start, begun=False) for start in starts}
-    for last in await read_last_of_each(connection, "EVENTS", list(by_log)):
+    for last in await read_last_of_logs(connection, map(subjects.execution_id_of, by_log)):
         try:
             ended = isinstance(decode_transition(last.payload).events[-1], ExecutionFinished)
         except MessageInvalid:

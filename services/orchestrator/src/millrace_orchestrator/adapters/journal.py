@@ -17,7 +17,7 @@ from millrace_orchestrator.domain.state import ExecutionState
 from millrace_orchestrator.errors import DefinitionMissing, ExecutionBroken
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import Stored, read_last, read_last_of_each, read_subject
+from millrace_shared.bus.log_reader import Stored, read_last, read_last_of_each, transitions_of
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.codec import decode_transition
 from millrace_shared.errors import MillraceError
@@ -69,7 +69,7 @@ class Journal:
             BusUnavailable: the server did not answer.
         """
         stored: list[Stored] = []
-        async for message in read_subject(self._connection, "EVENTS", subjects.log(execution_id)):
+        async for message in transitions_of(self._connection, execution_id):
             stored.append(message)
             if len(stored) == SNAPSHOT_EVERY:  # it is long, so somebody may have taken a snapshot
                 execution = await self._load_rest(_request(execution_id, stored[0]))

@@ -12,7 +12,7 @@ from millrace_orchestrator.domain.snapshot import Snapshot, decode_snapshot, enc
 from millrace_orchestrator.domain.state import ExecutionState
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import Stored, read_last, read_subject
+from millrace_shared.bus.log_reader import Stored, read_last, transitions_of
 from millrace_shared.bus.streams import MESSAGE_BYTES_MAX
 from millrace_shared.codec import decode_transition, encode
 from millrace_shared.errors import MessageInvalid
@@ -68,8 +68,8 @@ class Snapshots:
         if snapshot is None or _what_it_runs(snapshot.state.request) != _what_it_runs(request):
             metrics.snapshots["doubted"].inc()
             return None
-        subject = subjects.log(request.execution_id)
-        found = [one async for one in read_subject(self._connection, "EVENTS", subject, snapshot.sequence)]
+        stored_since = transitions_of(self._connection, request.execution_id, snapshot.sequence)
+        found = [one async for one in stored_since]
         try:
             transitions = [decode_transition(one.payload) for one in found]
         except MessageInvalid:
