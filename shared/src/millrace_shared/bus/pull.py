@@ -30,6 +30,9 @@ REQUEST_EXPIRES_S = 30.0
 HEARTBEAT_S = 5.0
 SILENCE_FACTOR = 2.5
 """A request is given up after this many heartbeats (or, without them, its own time and a second) of silence."""
+SECOND_LOOK_S = 0.05
+"""Silence counts when it goes on for this long after it was noticed. It may have been this process that stood still, and
+what the server sent meanwhile is then read first: an inbox that is closed before would lose it."""
 RETRY_WAIT_S = 0.25
 
 ACK = b"+ACK"
@@ -270,9 +273,15 @@ class PullLoop:
 
     async def _watch(self) -> None:
         patience_s = self._heartbeat_s * SILENCE_FACTOR if self._heartbeat_s else self._expires_s + 1.0
+
+        def silent_s() -> float:
+            is_waiting = self._asked and self._connection.is_connected
+            return time.monotonic() - self._heard_at if is_waiting else 0.0
+
         while True:
             await asyncio.sleep(patience_s / 2)
-            silent_s = time.monotonic() - self._heard_at
-            if self._asked and silent_s > patience_s and self._connection.is_connected:
-                log.warning("pull %s: no sign of the server for %.1f s; starting again", self._name, silent_s)
-                await self._open()
+            if silent_s() > patience_s:
+                await asyncio.sleep(SECOND_LOOK_S)
+                if silent_s() > patience_s:
+                    log.warning("pull %s: no sign of the server for %.1f s; starting again", self._name, silent_s())
+                    await self._open()

@@ -56,4 +56,6 @@ class Doubts:
             if elsewhere:
                 log.warning("gave %s up: it is over, or another runner has it", job.taken.delivery.subject)
                 job.stop("lost")
+            else:
+                job.taken.delivery.in_progress()
             return

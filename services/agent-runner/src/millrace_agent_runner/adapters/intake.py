@@ -5,8 +5,8 @@ runner is never sent what it cannot start. Work is noticed in one of two ways:
 
 - lanes that are not crowded keep a standing request for one message, which waits for it;
 - crowded lanes have none, since each would keep a slot from others. Whoever queues crowded work says so
-  (`ctl.crowded`), and once a second it is looked whether WORK holds anything that is not here: work that comes a second
-  time, after its runner has died, is announced by nobody.
+  (`ctl.crowded`), and twice a second it is looked whether WORK holds anything that is not here: work that comes a
+  second time, after its runner has died, is announced by nobody.
 
 What is then known to wait (each delivery says how much is left) is drawn at once (`draws.py`).
 """
@@ -27,17 +27,17 @@ from millrace_agent_runner.domain.credit import KINDS, UNCROWDED, Turns, crowded
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.pull import Delivery, PullLoop
-from millrace_shared.bus.streams import WORK_ACK_WAIT_S, work_consumer_name
+from millrace_shared.bus.streams import work_consumer_name
 from millrace_shared.errors import MillraceError
 from millrace_shared.lanes import LANES
 from millrace_shared.messages import WORK_KINDS
 
 log = logging.getLogger(__name__)
 
-EXPIRES_S = WORK_ACK_WAIT_S
-"""How long a standing request stays open. The requests of a runner that stands still are answered in vain: by the time
-that its work goes to others, they shall be gone."""
-LOOK_S = 1.0
+EXPIRES_S = 1.0
+"""How long a standing request stays open. Those of a runner that stands still are answered in vain, and what they are
+answered with waits for WORK_ACK_WAIT_S: they shall be gone long before the work of another runner comes again."""
+LOOK_S = 0.5
 """How often it is looked for crowded work that nobody announced. With the wait for an acknowledgement it bounds how
 long an attempt lies there when its runner has died."""
 REFUSED_WAIT_S = 0.3
@@ -146,6 +146,9 @@ class Intake:
         source = self._sources[index]
         source.taken += 1
         source.waiting = _left(delivery.reply)
+        if source.standing is None and not source.waiting and delivery.delivered_count > 1:
+            # What comes again is not counted among what is left, and a runner that died had seldom just one attempt.
+            source.waiting = 1
         self._divide_soon()
         self._deliver(Taken(delivery, index))
 

@@ -85,7 +85,7 @@ class Jobs:
 
     Args:
         announce: called once for each job that runs for longer than `ANNOUNCED_AFTER_S`.
-        doubt: called with each job for which the server has heard nothing for so long that another may have it.
+        doubt: called with each running job for which the server has heard nothing for so long that another may have it.
     """
 
     def __init__(self, announce: Callable[[Job], None], doubt: Callable[[Job], None]) -> None:
@@ -161,9 +161,10 @@ class Jobs:
             silent_s = now - job.beat_at
             if silent_s >= HEARTBEAT_S:
                 job.beat_at = now
-                job.taken.delivery.in_progress()
-                if silent_s >= WORK_ACK_WAIT_S:
-                    self._doubt(job)
+                if silent_s >= WORK_ACK_WAIT_S and job.task is not None:
+                    self._doubt(job)  # if it is another's, nobody must speak for that one, who may be gone by now
+                else:
+                    job.taken.delivery.in_progress()
             if job.task is None or job.attempt is None:
                 continue
             if not job.announced and wall - job.started_at >= ANNOUNCED_AFTER_S:
