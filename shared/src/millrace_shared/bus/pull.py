@@ -31,8 +31,8 @@ HEARTBEAT_S = 5.0
 SILENCE_FACTOR = 2.5
 """A request is given up after this many heartbeats (or, without them, its own time and a second) of silence."""
 SECOND_LOOK_S = 0.05
-"""Silence counts when it goes on for this long after it was noticed. It may have been this process that stood still, and
-what the server sent meanwhile is then read first: an inbox that is closed before would lose it."""
+"""Silence counts when it goes on for this long after it was noticed. It may have been this process that stood still,
+and what the server sent meanwhile is then read first: an inbox that is closed before would lose it."""
 RETRY_WAIT_S = 0.25
 
 ACK = b"+ACK"
