@@ -26,6 +26,7 @@ from millrace_api.routes import (
     why,
     workflows,
 )
+from millrace_api.routes.body_deadline import BodyDeadline
 from millrace_api.routes.exchange import PREFIX, Adapters
 from millrace_api.routes.executions import start_execution
 from millrace_api.routes.express import Express
@@ -67,7 +68,7 @@ def build(adapters: Adapters) -> ASGIApp:
     problems.install(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     start = next(route for route in executions.router.routes if getattr(route, "endpoint", None) is start_execution)
-    return Measured(_WithoutNul(Express(app, app, f"{PREFIX}/executions", start)))
+    return Measured(_WithoutNul(BodyDeadline(Express(app, app, f"{PREFIX}/executions", start))))
 
 
 class _WithoutNul:

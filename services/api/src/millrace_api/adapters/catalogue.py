@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from millrace_api.adapters.definitions import stored_definition
 from millrace_api.adapters.workflow_store import WorkflowStore
 from millrace_api.domain.input_check import InputCheck
 from millrace_api.domain.uses import calls_of

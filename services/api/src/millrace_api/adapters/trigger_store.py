@@ -13,6 +13,7 @@ import asyncpg
 import msgspec
 
 from millrace_api.adapters import trigger_sql as sql
+from millrace_api.adapters.definitions import stored_definition
 from millrace_api.adapters.trigger_schedules import Schedules
 from millrace_api.adapters.workflow_store import WorkflowStore
 from millrace_api.domain.trigger_reading import check_spec, field_mistake, invalid, spec_of
@@ -20,7 +21,6 @@ from millrace_api.domain.triggers import TRIGGERS_MAX, Kind, Tally, Trigger, Tri
 from millrace_api.errors import CalendarInvalid, Refused
 from millrace_api.identity import Identity
 from millrace_shared import subjects
-from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.ids import new_id
 from millrace_shared.postgres import Pool
 

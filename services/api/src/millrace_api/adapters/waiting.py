@@ -70,7 +70,7 @@ class Waiting:
         try:
             async with self._deadlines.within(wait_s):
                 return await _fold(follower)
-        except (TimeoutError, BusUnavailable, UpgradeNeeded):  # it is accepted all the same: that is a 202, and no error
+        except (TimeoutError, BusUnavailable, UpgradeNeeded):  # it is accepted all the same: a 202, and no error
             return None
 
 

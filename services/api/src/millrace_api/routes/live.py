@@ -4,7 +4,7 @@
 |---|---|
 | 1000 | the execution has ended and everything was sent |
 | 1012 | this server stops: connect again |
-| 1013 | something may have been missed, or the bus does not answer: connect again |
+| 1013 | something may have been missed, the bus does not answer, or a later version writes the log: connect again |
 | 4408 | the reader is too slow: messages were piling up |
 
 An execution's feed is resumed with `?last_event_id=<id of the last message>`. Connections are refused, before they are
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from millrace_api.domain.positions import Position
 from millrace_api.errors import Refused
 from millrace_api.identity import SUBPROTOCOL_PREFIX
 from millrace_api.routes.exchange import adapters
-from millrace_shared.errors import BusUnavailable
+from millrace_shared.errors import BusUnavailable, UpgradeNeeded
 
 SEND_TIMEOUT_S = 10.0
 """A reader that does not take a message for this long is too slow."""
@@ -35,6 +36,7 @@ GOING_AWAY = 1013
 SLOW_READER = 4408
 
 router = APIRouter()
+log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -119,6 +121,9 @@ async def _until_gone(websocket: WebSocket, serve: Callable[[], Awaitable[None]]
             await _close(websocket, SLOW_READER, "messages are not taken")
         except BusUnavailable:
             await _close(websocket, GOING_AWAY, "the bus does not answer")
+        except UpgradeNeeded as error:
+            log.warning("a feed ends: %s", error)
+            await _close(websocket, GOING_AWAY, str(error))
     finally:
         for task in (serving, leaving):
             task.cancel()

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from millrace_api.domain.problems import CONTENT_TYPE, PROBLEMS, document
 from millrace_api.errors import Mistake, Refused, Unavailable
 from millrace_shared.blobs import BlobUnavailable
-from millrace_shared.errors import BusUnavailable, DatabaseUnavailable
+from millrace_shared.errors import BusUnavailable, DatabaseUnavailable, UpgradeNeeded
 from millrace_shared.postgres import is_unavailable
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ def problem(code: str, detail: str, errors: Sequence[Mistake] = (), extra: dict[
     headers: dict[str, str] = {}
     if status == 401:  # noqa: PLR2004
         headers["WWW-Authenticate"] = 'Bearer realm="millrace"'
+    if status == 408:  # noqa: PLR2004
+        headers["Connection"] = "close"  # the rest of the body may be on its way for ever
     if status == 503:  # noqa: PLR2004
         headers["Retry-After"] = str(RETRY_AFTER_S)
     return Response(document(code, detail, errors, extra), status, headers, CONTENT_TYPE)
@@ -48,6 +50,7 @@ def install(app: FastAPI) -> None:
         BusUnavailable,
         BlobUnavailable,
         DatabaseUnavailable,
+        UpgradeNeeded,
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
         asyncpg.InternalClientError,
@@ -85,6 +88,9 @@ def response_of(error: Exception, where: str) -> Response:
             response = _away("bus_unavailable", "message bus", error, where)
         case BlobUnavailable():
             response = _away("blob_store_unavailable", "blob store", error, where)
+        case UpgradeNeeded():
+            log.warning("%s: %s", where, error)
+            response = problem("upgrade_needed", str(error))
         case _ if isinstance(error, DatabaseUnavailable) or is_unavailable(error):
             response = _away("database_unavailable", "database", error, where)
         case _:
