@@ -202,6 +202,41 @@ async def test_a_cancel_stops_what_runs_of_that_execution_only(bus: Any, start_w
     await bus.has("WORK", 0)
 
 
+async def test_what_was_cancelled_on_its_way_here_is_not_begun(
+    bus: Any, start_worker: Any, step_factory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    async def executor(attempt: Any) -> Any:
+        begun.append(attempt.step.step)
+
+    worker = await start_worker(executor)
+    ended, cancelled = new_id(), new_id()
+    bus.connection.send(subjects.cancel_control(ended), b"")
+    bus.connection.send(subjects.cancel_control(cancelled), b'{"attempts":["a@1"]}')
+    heard = worker._jobs._cancels
+
+    async def both_heard() -> bool:
+        return len(heard) == 2
+
+    await bus.eventually(both_heard, "the cancels")
+    for execution_id in (ended, cancelled):
+        step = step_factory("python", None, {}, execution_id=execution_id, step="a")
+        await bus.offer(step)
+        assert (await bus.result_of(step)).error.category == "cancelled"
+    retried = step_factory("python", None, {}, execution_id=cancelled, step="a", attempt=2)
+    await bus.offer(retried, step_factory("python", None, {}, execution_id=cancelled, step="tidy"))
+    await bus.has("WORK", 0)
+    assert sorted(begun) == ["a", "tidy"]
+    monkeypatch.setattr(jobs, "CANCELS_REMEMBERED_S", -1.0)
+    bus.connection.send(subjects.cancel_control(new_id()), b"")
+
+    async def forgotten() -> bool:
+        return not heard
+
+    await bus.eventually(forgotten, "the end of what is remembered")
+
+
 async def test_poison_goes_to_dead_tells_its_execution_and_work_goes_on(
     bus: Any, start_worker: Any, step_factory: Any
 ) -> None:

@@ -28,6 +28,9 @@ ANNOUNCED_AFTER_S = 0.1
 HEARTBEAT_S = 1.0
 """An attempt that runs for longer than this tells the server so, this often; a shorter one costs nothing. Three may be
 lost, or late, before the server gives the attempt to another runner."""
+CANCELS_REMEMBERED_S = 10.0
+CANCELS_REMEMBERED_MAX = 10_000
+"""Queued work of what was cancelled is purged, and may be handed out before that. It is not performed either."""
 STOP_AGAIN_S = 1.0
 """An attempt that goes on although it was stopped is stopped again this often."""
 
@@ -92,6 +95,8 @@ class Jobs:
         self._announce = announce
         self._doubt = doubt
         self._jobs: dict[str, Job] = {}
+        self._cancels: dict[tuple[str, str | None], float] = {}
+        """Executions and attempts (None: all) that were cancelled lately, and when, the oldest first."""
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -116,8 +121,10 @@ class Jobs:
         return self._jobs.get(subject)
 
     def add(self, job: Job) -> None:
-        """Watch over a job."""
+        """Watch over a job; stop it if it was cancelled on its way here."""
         self._jobs[job.taken.delivery.subject] = job
+        if self._cancels and self._was_cancelled(job.taken.delivery.subject):
+            job.stop("cancelled")
         if not self._awake.is_set():
             self._awake.set()
 
@@ -127,6 +134,7 @@ class Jobs:
 
     def stop_execution(self, execution_id: str, keys: frozenset[str] | None) -> int:
         """Stop the attempts of an execution: all, or those with the given keys. Returns how many."""
+        self._remember(execution_id, keys)
         stopped = 0
         for subject, job in tuple(self._jobs.items()):
             tokens = subject.split(".", 5)
@@ -143,6 +151,21 @@ class Jobs:
                 job.stop("lost")
                 return not job.has_ended
         return False
+
+    def _remember(self, execution_id: str, keys: frozenset[str] | None) -> None:
+        now = clock()
+        for key in (None,) if keys is None else keys:
+            self._cancels.pop((execution_id, key), None)
+            self._cancels[execution_id, key] = now
+        while self._cancels:
+            oldest = next(iter(self._cancels))
+            if len(self._cancels) <= CANCELS_REMEMBERED_MAX and now - self._cancels[oldest] <= CANCELS_REMEMBERED_S:
+                break
+            del self._cancels[oldest]
+
+    def _was_cancelled(self, subject: str) -> bool:
+        tokens = subject.split(".", 5)
+        return (tokens[4], tokens[5]) in self._cancels or (tokens[4], None) in self._cancels
 
     async def _tick_on(self) -> None:
         while True:
