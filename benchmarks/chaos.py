@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from chaos_verdict import Accepted, Fault, Verdict, judge
+from chaos_verdict import Accepted, Fault, Takeover, Verdict, judge
 
 from millrace.embedded import EmbeddedStack
 from millrace.embedded.ports import choose_free
@@ -40,11 +40,19 @@ from millrace_shared.messages import StepStarted
 KEY = "chaos-key"
 SERVICES = {"api": 1, "orchestrator": 3, "agent-runner": 3, "telemetry": 1}
 FUNCTIONS = "millrace_agent_runner.functions.testing"
-FUNCTION_MODULES = {"MILLRACE_PYTHON_MODULES": "millrace_agent_runner.functions"}
+ENVIRONMENT = {
+    "MILLRACE_PYTHON_MODULES": "millrace_agent_runner.functions",
+    # One runner that is left alone shall have room for the work of all: what is asked here is how soon it gets it, not
+    # how long work waits for places that there are too few of.
+    "MILLRACE_RUNNER_SLOTS": "96",
+}
 READERS = 32
 ANSWER_S_MAX = 30.0
 TRIES_MAX = 5
 """A request without an answer is made again: an execution's name makes that harmless."""
+RETURN_S_MAX = 120.0
+"""A process that was killed is ready again by then, or the run has failed."""
+TAKEOVER_S_GOAL = 5.0
 STEP_S = 0.2
 LONG_S = 6.0
 
@@ -131,7 +139,8 @@ class Chaos:
         self._stack = stack
         self._plan = plan
         self._random = random.Random(plan.seed)
-        self._stopped: dict[str, float] = {}
+        self._stopped: dict[str, tuple[float, Fault]] = {}
+        self._returning: list[asyncio.Task[None]] = []
         self._accepted: list[Accepted] = []
         self.refused: Counter[str] = Counter()
         self.faults: list[Fault] = []
@@ -152,11 +161,13 @@ class Chaos:
                 await asyncio.gather(self._load(client, until), self._break(until))
             finally:
                 self._resume(time.monotonic() + 2 * self._plan.stop_s)
+                await asyncio.gather(*self._returning)
             connection = await connect(self._stack.nats_url, "chaos")
             opened.push_async_callback(connection.close)
             await self._settle(connection)
             await self._each(lambda one: self._observe(connection, client, one))
-        return judge(self._accepted, self.faults)
+        runners = [one.name for one in self._stack.instances if one.service == "agent-runner"]
+        return judge(self._accepted, self.faults, runners)
 
     # Load.
 
@@ -205,14 +216,22 @@ class Chaos:
 
     def _strike(self, name: str, number: signal.Signals) -> None:
         self._stack.kill(name, number)
-        self.faults.append(Fault(time.time(), name, number.name))
+        fault = Fault(time.time(), name, number.name)
+        self.faults.append(fault)
         if number is signal.SIGSTOP:
-            self._stopped[name] = time.monotonic() + self._plan.stop_s
+            self._stopped[name] = time.monotonic() + self._plan.stop_s, fault
+        else:
+            self._returning.append(asyncio.create_task(self._note_return(fault), name=f"return of {name}"))
 
     def _resume(self, now: float) -> None:
-        for name in [name for name, until in self._stopped.items() if until <= now]:
-            del self._stopped[name]
+        for name in [name for name, (until, _) in self._stopped.items() if until <= now]:
+            _, fault = self._stopped.pop(name)
             self._stack.kill(name, signal.SIGCONT)
+            fault.over_at = time.time()
+
+    async def _note_return(self, fault: Fault) -> None:
+        await self._stack.supervisor.wait_ready(fault.process, RETURN_S_MAX)
+        fault.over_at = time.time()
 
     # What came of it.
 
@@ -261,11 +280,22 @@ def table(chaos: Chaos, verdict: Verdict) -> dict[str, Any]:
         "attempts of over 0.1 s": verdict.attempts,
         "begun by two runners": verdict.repeated,
         "longest stall, s": {round(max(verdict.stalls_s, default=0.0), 2): verdict.worst},
-        "fault to takeover, s": _summary(verdict.takeovers_s),
+        **_takeovers(verdict.takeovers),
         "handed out to begun, s": _summary(verdict.pickups_s),
         "ended to decided, s": _summary(verdict.decisions_s),
         "waits over too late, s": _summary(verdict.timers_s),
     }
+
+
+def _takeovers(takeovers: list[Takeover]) -> dict[str, Any]:
+    """Summarise from fault to takeover by who could have taken the work over."""
+    others = max((one.healthy + len({hit.process for hit in one.others_hit}) for one in takeovers), default=0)
+    classes = {
+        "takeover, others well, s": [one.seconds for one in takeovers if one.healthy == others],
+        "takeover, some well, s": [one.seconds for one in takeovers if 0 < one.healthy < others],
+        "takeover, none well, s": [one.seconds for one in takeovers if one.healthy == 0 < others],
+    }
+    return {name: _summary(times) for name, times in classes.items()}
 
 
 def _summary(times: list[float]) -> dict[str, float]:
@@ -287,7 +317,7 @@ async def measure(arguments: argparse.Namespace) -> bool:
             services=SERVICES,
             api_key=KEY,
             api_port=choose_free(),  # several stacks that start at the same moment all find the usual one free
-            environment=FUNCTION_MODULES,
+            environment=ENVIRONMENT,
         )
         async with stack:
             chaos = Chaos(stack, plan)
@@ -298,6 +328,9 @@ async def measure(arguments: argparse.Namespace) -> bool:
     for name in ("lost", "stuck", "double", "disagreeing"):
         for execution_id in getattr(verdict, name)[:10]:
             print(f"{name}: {execution_id}", file=sys.stderr)
+    for one in sorted(verdict.takeovers, key=lambda one: -one.seconds):
+        if one.seconds > TAKEOVER_S_GOAL:
+            print(f"slow takeover: {one}", file=sys.stderr)
     return verdict.is_good
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -26,13 +27,52 @@ TAKEOVER_S_MAX = 30.0
 """A later start of the same attempt than this after a fault has another cause."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fault:
-    """Something that was done to a process. `at` is in Unix seconds."""
+    """Something that was done to a process.
+
+    Attributes:
+        at: when, in Unix seconds.
+        process: its name.
+        signal: what it got.
+        over_at: when the process went on, or its successor was ready, in Unix seconds; infinity until then.
+    """
 
     at: float
     process: str
     signal: str
+    over_at: float = math.inf
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """An attempt that a fault interrupted, and that was begun anew.
+
+    Attributes:
+        seconds: from the fault to the new beginning.
+        execution_id: whose attempt it is.
+        fault: of the runner that had it.
+        taken_by: the runner that has it now.
+        others_hit: faults of other runners that were down at any moment of it.
+        healthy: other runners that were well all the time.
+    """
+
+    seconds: float
+    execution_id: str
+    fault: Fault
+    taken_by: str
+    others_hit: tuple[Fault, ...]
+    healthy: int
+
+    def __str__(self) -> str:
+        others = [
+            f"{one.signal} {one.process} from {one.at - self.fault.at:+.1f} s to {one.over_at - self.fault.at:+.1f} s"
+            for one in self.others_hit
+        ]
+        return (
+            f"{self.seconds:.1f} s after {self.fault.signal} of {self.fault.process} by {self.taken_by}, "
+            f"{self.healthy} others well; hit: {', '.join(others) or 'none'} ({self.execution_id})"
+        )
 
 
 @dataclass
@@ -73,7 +113,7 @@ class Verdict:
         repeated: attempts that more than one runner began.
         attempts: attempts that took long enough to be announced.
         stalls_s: by how much logs were silent for longer than their workflow accounts for, the longest of each.
-        takeovers_s: from a fault to the start of an attempt that it interrupted, on another runner.
+        takeovers: attempts that a fault interrupted, and that were begun anew.
         pickups_s: from handing an attempt out to its beginning, of those that were begun once.
         decisions_s: from the end of an attempt to the transition that it led to, by whichever orchestrator.
         timers_s: by how much waits were over too late.
@@ -88,7 +128,7 @@ class Verdict:
     repeated: int = 0
     attempts: int = 0
     stalls_s: list[float] = field(default_factory=list)
-    takeovers_s: list[float] = field(default_factory=list)
+    takeovers: list[Takeover] = field(default_factory=list)
     pickups_s: list[float] = field(default_factory=list)
     decisions_s: list[float] = field(default_factory=list)
     timers_s: list[float] = field(default_factory=list)
@@ -100,15 +140,22 @@ class Verdict:
         return not (self.lost or self.stuck or self.double)
 
 
-def judge(accepted: Iterable[Accepted], faults: Sequence[Fault]) -> Verdict:
-    """Count what became of the executions."""
+def judge(accepted: Iterable[Accepted], faults: Sequence[Fault], runners: Collection[str]) -> Verdict:
+    """Count what became of the executions.
+
+    Args:
+        accepted: all of them.
+        faults: all that was done to processes.
+        runners: the names of all runners.
+    """
     verdict = Verdict()
+    of_runners = [fault for fault in faults if fault.process in runners]
     for one in accepted:
         _classify(one, verdict)
         attempts = _by_attempt(one.starts)
         verdict.attempts += len(attempts)
         verdict.repeated += sum(len({start.runner for start in starts}) > 1 for starts in attempts)
-        verdict.takeovers_s += _takeovers(attempts, faults)
+        verdict.takeovers += _takeovers(one.execution_id, attempts, of_runners, len(runners))
         stall_s = max((after.at - before.at - one.pause_s for before, after in pairwise(one.log)), default=0.0)
         if stall_s >= max(verdict.stalls_s, default=0.0):
             often = max(map(len, attempts), default=0)
@@ -151,15 +198,21 @@ def _by_attempt(starts: Sequence[StepStarted]) -> list[list[StepStarted]]:
     return [sorted(one, key=lambda start: start.at) for one in found.values()]
 
 
-def _takeovers(attempts: list[list[StepStarted]], faults: Sequence[Fault]) -> Iterable[float]:
-    """Yield, for each attempt that was begun anew, how long after the fault of the runner that had it."""
+def _takeovers(
+    execution_id: str, attempts: list[list[StepStarted]], faults: Sequence[Fault], runners: int
+) -> Iterable[Takeover]:
+    """Yield, for each attempt that was begun anew, what became of it after the fault of the runner that had it."""
     for starts in attempts:
         for first, second in pairwise(starts):
-            causes = [
-                fault.at for fault in faults if fault.process == first.runner and first.at <= fault.at < second.at
+            causes = [one for one in faults if one.process == first.runner and first.at <= one.at < second.at]
+            if not causes or second.at - causes[0].at >= TAKEOVER_S_MAX:
+                continue
+            cause = causes[0]
+            hit = [
+                one for one in faults if one.process != cause.process and one.at < second.at and one.over_at > cause.at
             ]
-            if causes and second.at - causes[0] < TAKEOVER_S_MAX:
-                yield second.at - causes[0]
+            healthy = runners - 1 - len({one.process for one in hit})
+            yield Takeover(second.at - cause.at, execution_id, cause, second.runner, tuple(hit), healthy)
 
 
 def _delays(one: Accepted, verdict: Verdict) -> None:

@@ -50,7 +50,7 @@ def millrace(chaos: ModuleType, server_directory: Callable[[], Path], product: A
         services=chaos.SERVICES,
         api_key=KEY,
         api_port=choose_free(),
-        environment=chaos.FUNCTION_MODULES,
+        environment=chaos.ENVIRONMENT,
     )
     headers = {"Authorization": f"Bearer {KEY}"}
     with (
