@@ -26,6 +26,7 @@ from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.ids import attempt_key
 from millrace_shared.messages import (
     LOG_VERSION,
+    Deferral,
     ErrorInfo,
     Event,
     InboxMessage,
@@ -48,6 +49,9 @@ LEASE_AGAIN_S = 60.0
 STOPPED = 0.02
 """How often an orchestrator is stopped between a commit and what follows from it, while things fail."""
 STOPPED_S = (0.5, 5.0, 40.0)
+DEFERRED = 0.1
+"""How often an attempt gives its place back."""
+DEFERRED_S = (0.0, 1.0, 8.0, 60.0)
 RHYTHM = Rhythm(horizon_s=4.0, asleep_after_s=3.0, awake_after_s=1.0)
 
 
@@ -306,8 +310,12 @@ class Runner:
         """The same for the same attempt, whoever performs it and how often: what a fair world would show."""
         key = f"{work.execution_id}/{attempt_key(work.step, work.item, work.attempt)}"
         rng = random.Random(key)
-        error = None
-        if rng.random() < self.failures:
+        error = deferred = None
+        if rng.random() < DEFERRED:
+            reason = rng.choice(("tokens", "budget", "approval"))
+            until = self.world.now + rng.choice(DEFERRED_S)
+            deferred = Deferral(until, reason, "3,200 tokens", ask=f"q{work.attempt}" if reason == "approval" else "")
+        elif rng.random() < self.failures:
             category = rng.choice(("server_error", "timeout", "user_code"))
             error = ErrorInfo(category, category, "it failed")
         now = self.world.now
@@ -320,4 +328,5 @@ class Runner:
             finished_at=now,
             output=Payload({"by": key, "done": rng.random() < 0.4}) if error is None else Payload(),
             error=error,
+            deferred=deferred,
         )

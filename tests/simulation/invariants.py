@@ -21,6 +21,7 @@ from millrace_shared.messages import (
     SignalReceived,
     StepCancelled,
     StepCompleted,
+    StepDeferred,
     StepExpanded,
     StepFailed,
     StepIterated,
@@ -104,7 +105,7 @@ def _left_at(log: list[Transition], scheduled: StepScheduled) -> float:
     unit = (scheduled.step, scheduled.item)
     for transition in log:
         for event in transition.events:
-            is_result = isinstance(event, StepCompleted | StepIterated | StepFailed | StepRetryScheduled)
+            is_result = isinstance(event, StepCompleted | StepIterated | StepFailed | StepRetryScheduled | StepDeferred)
             is_of_unit = (getattr(event, "step", ""), getattr(event, "item", None)) == unit
             is_meant = isinstance(event, StepCancelled) or (is_result and event.attempt == scheduled.attempt)
             if is_of_unit and is_meant:
@@ -184,7 +185,7 @@ class _Reading:
             repeat = self.plan.steps[event.step].repeat
             assert repeat is not None, f"{event.step} has no loop"
             assert event.iteration < repeat.max, f"{event.step} goes on after {event.iteration} of {repeat.max}"
-        if isinstance(event, (*_SETTLING, StepRetryScheduled, StepIterated)):
+        if isinstance(event, (*_SETTLING, StepRetryScheduled, StepDeferred, StepIterated)):
             self._leave(event)
 
     def _begin(self, event: StepScheduled) -> None:

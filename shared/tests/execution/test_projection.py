@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from millrace_shared.codec import encode
 from millrace_shared.errors import MessageInvalid
-from millrace_shared.execution import projection
+from millrace_shared.execution import columns, projection
 from millrace_shared.execution.changes import ChangeSet, Key
 from millrace_shared.execution.tables import TABLES
 from millrace_shared.execution.view import ExecutionView
@@ -89,7 +89,7 @@ def test_stored_bytes_decode_without_any_nul(seed: int) -> None:
 @given(st.text(alphabet='\\"u0\x00a'), st.text(alphabet='\\"u0\x00a'))
 def test_only_nul_characters_are_replaced(key: str, value: str) -> None:
     payload = encode({key: value})
-    replaced = projection.without_nul(payload)
+    replaced = columns.without_nul(payload)
     assert replaced == encode({key.replace("\x00", "�"): value.replace("\x00", "�")}).replace("�".encode(), b"\\ufffd")
 
 

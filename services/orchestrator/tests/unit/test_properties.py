@@ -27,6 +27,7 @@ from millrace_shared.messages import (
     Admission,
     CancelRequest,
     ContinueRequest,
+    Deferral,
     ErrorInfo,
     Event,
     InboxMessage,
@@ -142,6 +143,9 @@ class Play:
         if rng.random() < 0.6:
             output = Payload({"n": rng.randrange(9), "done": rng.random() < 0.4})
             return StepResult("e1", step, attempt, 1.0, 2.0, item, output)
+        if rng.random() < 0.3:
+            deferral = Deferral(self.now + rng.choice((1.0, 60.0)), rng.choice(("tokens", "approval")), ask="q")
+            return StepResult("e1", step, attempt, 1.0, 2.0, item, deferred=deferral)
         return StepResult("e1", step, attempt, 1.0, 2.0, item, error=ErrorInfo("x", rng.choice(CATEGORIES), "x"))
 
 
@@ -163,9 +167,9 @@ def under_way(events: list[Event]) -> tuple[dict[Unit, int], dict[Unit, float]]:
             case messages.StepScheduled():
                 running[unit] = event.attempt
                 waiting.pop(unit, None)
-            case messages.StepWaiting() | messages.StepRetryScheduled():
+            case messages.StepWaiting() | messages.StepRetryScheduled() | messages.StepDeferred():
                 running.pop(unit, None)
-                waiting[unit] = event.until if isinstance(event, messages.StepWaiting) else event.at
+                waiting[unit] = event.at if isinstance(event, messages.StepRetryScheduled) else event.until
                 if isinstance(event, messages.StepWaiting) and event.reason == "breakpoint":
                     del waiting[unit]
             case messages.ExecutionAdmitted(deadline=None) | messages.ExecutionPaused() | messages.StepExpanded():

@@ -31,6 +31,7 @@ from millrace_shared.definition.kinds import Approval, HttpCall, PythonCall, Wai
 from millrace_shared.definition.policies import (
     NO_RETRY,
     RETRIED_BY_DEFAULT,
+    Budget,
     Cache,
     Defaults,
     ErrorCategory,
@@ -47,6 +48,7 @@ __all__ = [
     "Agent",
     "AgentLimits",
     "Approval",
+    "Budget",
     "Cache",
     "Concurrency",
     "Debounce",
@@ -121,6 +123,10 @@ class Step(Part):
     timeout: PositiveDuration | None = Field(default=None, description="Time limit of one attempt.")
     repeat: Repeat | None = Field(default=None, description="Do it again until its output meets a condition.")
     cache: Cache | None = Field(default=None, description="Keep the result for later executions.")
+    budget: Budget | None = Field(
+        default=None,
+        description="Budget of an agent, workflow, group or plan step, its items included.",
+    )
     on_error: OnError = Field(default="fail", description="Whether a failure ends the execution.")
     agent: StepId | None = Field(default=None, description="Name of an agent declared in `agents`.")
     prompt: Prompt | None = Field(default=None, description="What the agent is asked.")

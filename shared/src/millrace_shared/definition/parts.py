@@ -7,7 +7,7 @@ from: `part_of(definition, "outer/inner")`.
 from collections.abc import Iterator, Mapping
 
 from millrace_shared.definition.errors import DefinitionError
-from millrace_shared.definition.model import Limits, Step, WorkflowDefinition
+from millrace_shared.definition.model import Step, WorkflowDefinition
 
 PART_SEPARATOR = "/"
 """Between the step ids of a part's path."""
@@ -43,7 +43,7 @@ def _inside(definition: WorkflowDefinition, step: Step) -> WorkflowDefinition:
     assert step.group is not None
     limits = definition.limits
     if step.timeout is not None:
-        limits = Limits(timeout=step.timeout, max_cost_usd=limits.max_cost_usd, max_parallel=limits.max_parallel)
+        limits = limits.model_copy(update={"timeout": step.timeout})
     return WorkflowDefinition(
         name=definition.name,
         inputs={name: {} for name in step.input or {}},

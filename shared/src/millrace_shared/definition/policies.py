@@ -53,13 +53,29 @@ class Retry(Part):
 NO_RETRY = Retry(max_attempts=1)
 
 
-class Limits(Part):
+class Budget(Part):
+    """What the calls to models within a step or an execution may use together."""
+
+    max_cost_usd: float | None = Field(default=None, ge=0, description="Budget for LLM calls, in US dollars.")
+    max_tokens: int | None = Field(default=None, ge=1, description="Input and output tokens of LLM calls.")
+    max_calls: int | None = Field(default=None, ge=1, description="LLM calls.")
+    on_breach: Literal["stop", "downgrade", "ask", "alert"] = Field(
+        default="stop",
+        description="When a call does not fit: fail, use the next fallback model, ask people, or only say so.",
+    )
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is any bound at all."""
+        return (self.max_cost_usd, self.max_tokens, self.max_calls) != (None, None, None)
+
+
+class Limits(Budget):
     """What one execution may take."""
 
     timeout: PositiveDuration = Field(
         default=bounds.EXECUTION_TIMEOUT_DEFAULT_S, description="Longest time from start to end."
     )
-    max_cost_usd: float | None = Field(default=None, ge=0, description="Budget for LLM calls, in US dollars.")
     max_parallel: int = Field(
         default=bounds.MAX_PARALLEL_DEFAULT,
         ge=1,

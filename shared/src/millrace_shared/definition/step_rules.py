@@ -18,6 +18,7 @@ from millrace_shared.expressions.paths import type_name
 _KINDS_WITH_INPUT = ("agent", "python", *CHILD_KINDS)
 _KINDS_WITH_REPEAT = ("agent", "http", "python", *CHILD_KINDS)
 _KINDS_WITH_CACHE = ("agent", "http", "python")
+_KINDS_WITH_BUDGET = ("agent", *CHILD_KINDS)
 _KINDS_THAT_WAIT = ("wait", "approval")
 _WAITS = ("delay", "until", "signal")
 
@@ -58,6 +59,9 @@ def _check_keys(step: Mapping[str, Any], kind: str, at: Location, findings: Find
     if step.get("cache") is not None and kind not in _KINDS_WITH_CACHE:
         hint = f"only those of {_listed(_KINDS_WITH_CACHE)} steps can be"
         findings.add((*at, "cache"), f"results of {kind} steps are not kept", hint)
+    if step.get("budget") is not None and kind not in _KINDS_WITH_BUDGET:
+        hint = f"only {_listed(_KINDS_WITH_BUDGET)} steps do"
+        findings.add((*at, "budget"), f"{kind} steps call no models, so they have no budget", hint)
     if kind in ("group", "plan"):
         _check_input_names(kind, mapping(step.get("input")), (*at, "input"), findings)
     if kind in _KINDS_THAT_WAIT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,13 @@ import msgspec
 from millrace_shared import tracing
 from millrace_shared.messages import ErrorInfo, StartRequest, Usage
 from millrace_shared.values import Payload
+
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def without_nul(payload: bytes) -> bytes:
+    r"""Return JSON text with every escaped NUL (`\u0000`) replaced by U+FFFD; a raw NUL is no JSON at all."""
+    return _NUL.sub(rb"\1\\ufffd", payload) if b"\\u0000" in payload else payload
 
 
 def document(payload: Payload) -> dict[str, Any]:

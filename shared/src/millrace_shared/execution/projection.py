@@ -15,6 +15,8 @@
 | `step.scheduled` | pending; attempt, input, child_id | |
 | `step.waiting` | waiting; wait_until, wait_reason, signal, input | |
 | `step.retry_scheduled` | waiting; wait_until, error, retry_count, usage | retries, usage |
+| `step.deferred` | waiting; wait_until, wait_reason, reason, usage | usage |
+| `step.answered` | waiting; wait_reason | |
 | `step.iterated` | pending; iteration, output, usage | usage |
 | `step.reused` | completed; output, reused_from | steps_completed (not for an item) |
 | `step.completed` | completed; output, cached, usage | steps_completed (not for an item), usage |
@@ -24,8 +26,9 @@
 
 An execution's `status` follows from `final_status`, `paused` and `held` (`tables.status_of`).
 
-An attempt that ended, of an iteration too, also makes a row of `attempts`. What a child execution used is part of what
-the step that it performs used: sums over executions must take those at the top only, or those of one workflow.
+An attempt that ended, of an iteration too, or that was deferred also makes a row of `attempts`. What a child execution
+used is part of what the step that it performs used: sums over executions must take those at the top only, or those of
+one workflow.
 
 `queued` is `pending` to clients: it waits for a free place, and no runner can have begun it.
 
@@ -35,7 +38,6 @@ here; the SQL view `telemetry.steps_now` shows it as running once the fact has a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -51,6 +53,7 @@ from millrace_shared.execution.columns import (
     request_columns,
     timestamp,
     usage_columns,
+    without_nul,
 )
 from millrace_shared.execution.tables import NO_ITEM
 from millrace_shared.messages import (
@@ -66,8 +69,10 @@ from millrace_shared.messages import (
     ExecutionResumed,
     ExecutionStarted,
     SignalReceived,
+    StepAnswered,
     StepCancelled,
     StepCompleted,
+    StepDeferred,
     StepExpanded,
     StepFailed,
     StepIterated,
@@ -83,8 +88,6 @@ from millrace_shared.messages import (
 EVENTS_PER_TRANSITION = 100_000
 """Spacing of `step_order`: no transition holds this many events, so the order is that of the log."""
 
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-
 
 def decode(payload: bytes) -> Transition:
     """Decode a log message for projection.
@@ -96,11 +99,6 @@ def decode(payload: bytes) -> Transition:
         MessageInvalid: it is not a transition.
     """
     return decode_transition(without_nul(payload))
-
-
-def without_nul(payload: bytes) -> bytes:
-    r"""Return JSON text with every escaped NUL (`\u0000`) replaced by U+FFFD; a raw NUL is no JSON at all."""
-    return _NUL.sub(rb"\1\\ufffd", payload) if b"\\u0000" in payload else payload
 
 
 def changes(transition: Transition, stream_sequence: int) -> list[Change]:
@@ -115,6 +113,9 @@ def changes(transition: Transition, stream_sequence: int) -> list[Change]:
         raise MessageInvalid(
             f"version {transition.version} of {transition.execution_id} holds an impossible time: {error}"
         ) from error
+
+
+_AttemptEnded = StepRetryScheduled | StepDeferred | StepIterated | StepCompleted | StepFailed
 
 
 class _Projection:
@@ -195,6 +196,8 @@ class _Projection:
         }
         if event.attempt <= 1 or event.input != NOTHING:  # after a failed attempt it is the same, and left out
             columns["input"] = document(event.input)
+        if event.attempt > 1:
+            columns["reason"] = None  # what a deferred attempt waited for
         if event.child:
             columns["child_id"] = event.child
         self._step(event.step, event.item, columns, scheduled_at=self._at)
@@ -223,6 +226,20 @@ class _Projection:
         }
         self._count("retries")
         self._ended(event, columns, event.error)
+
+    def step_deferred(self, event: StepDeferred) -> None:
+        columns = {
+            "status": "waiting",
+            "attempt": event.attempt,
+            "wait_until": moment(event.until),
+            "wait_reason": event.reason,
+            "reason": event.detail or None,
+        }
+        self._ended(event, columns, None)
+
+    def step_answered(self, event: StepAnswered) -> None:
+        columns = {"status": "waiting", "wait_until": self._at, "wait_reason": "retry", "reason": None}
+        self._step(event.step, event.item, columns)
 
     def step_iterated(self, event: StepIterated) -> None:
         columns = {
@@ -291,7 +308,7 @@ class _Projection:
 
     def _ended(
         self,
-        event: StepRetryScheduled | StepIterated | StepCompleted | StepFailed,
+        event: _AttemptEnded,
         columns: dict[str, Any],
         error: ErrorInfo | None,
     ) -> None:
@@ -315,14 +332,14 @@ class _Projection:
 
     def _attempt(
         self,
-        event: StepRetryScheduled | StepIterated | StepCompleted | StepFailed,
+        event: _AttemptEnded,
         error: ErrorInfo | None,
         started: datetime | None,
         finished: datetime,
     ) -> None:
-        usage = event.usage
+        usage, status = event.usage, "completed" if error is None else failure_status(error)
         columns = {
-            "status": "completed" if error is None else failure_status(error),
+            "status": "deferred" if isinstance(event, StepDeferred) else status,
             "started_at": started,
             "finished_at": finished,
             "error": error_document(error),
@@ -374,6 +391,8 @@ _HANDLERS: dict[type[Any], Callable[[_Projection, Any], None]] = {
     StepReused: _Projection.step_reused,
     StepIterated: _Projection.step_iterated,
     StepRetryScheduled: _Projection.step_retry_scheduled,
+    StepDeferred: _Projection.step_deferred,
+    StepAnswered: _Projection.step_answered,
     StepCompleted: _Projection.step_completed,
     StepFailed: _Projection.step_failed,
     StepSkipped: _Projection.step_skipped,

@@ -8,7 +8,15 @@ from __future__ import annotations
 import msgspec
 
 from millrace_shared.messages.requests import StartRequest
-from millrace_shared.messages.vocabulary import NOTHING, ErrorInfo, FinalStatus, Usage, WaitReason
+from millrace_shared.messages.vocabulary import (
+    NOTHING,
+    Answer,
+    DeferralReason,
+    ErrorInfo,
+    FinalStatus,
+    Usage,
+    WaitReason,
+)
 from millrace_shared.values import Payload
 
 LOG_VERSION = 2
@@ -185,10 +193,38 @@ class StepRetryScheduled(msgspec.Struct, frozen=True, omit_defaults=True, tag="s
     runner: str = ""
 
 
+class StepDeferred(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.deferred"):
+    """Attempt `attempt` gave its place back: it waits for `reason`, at most until `until` (Unix seconds).
+
+    With the reason `approval` it has asked the question `ask`, which `question` holds; see `Deferral`.
+    """
+
+    step: str
+    attempt: int
+    until: float
+    reason: DeferralReason
+    detail: str = ""
+    ask: str = ""
+    question: Payload = NOTHING
+    item: int | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    usage: Usage | None = None
+    runner: str = ""
+
+
+class StepAnswered(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.answered"):
+    """The question of a deferred attempt has its answer, or nobody answered in time. The next attempt follows."""
+
+    step: str
+    answer: Answer
+    item: int | None = None
+
+
 class StepCompleted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.completed"):
     """A step, or one item of it, has its output. Nothing changes it any more.
 
-    `signal` is the id of the signal that it waited for and took.
+    `signal` is the id of the signal that it waited for and took. `scores` are those of an agent's checks.
     """
 
     step: str
@@ -201,6 +237,7 @@ class StepCompleted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.c
     runner: str = ""
     cached: bool = False
     signal: str = ""
+    scores: dict[str, float] = {}
 
 
 class StepFailed(msgspec.Struct, frozen=True, omit_defaults=True, tag="step.failed"):
@@ -249,6 +286,8 @@ Event = (
     | StepReused
     | StepIterated
     | StepRetryScheduled
+    | StepDeferred
+    | StepAnswered
     | StepCompleted
     | StepFailed
     | StepSkipped

@@ -5,14 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from millrace_shared.messages.requests import StartRequest
-from millrace_shared.messages.vocabulary import NOTHING, ErrorInfo, TimerKind, Usage
+from millrace_shared.messages.vocabulary import NOTHING, Deferral, ErrorInfo, TimerKind, Usage
 from millrace_shared.values import Payload
 
 
 class StepResult(msgspec.Struct, frozen=True, omit_defaults=True, tag="step_result"):
-    """What came of one attempt. Exactly one of `output` and `error` matters: `error` is None on success.
+    """What came of one attempt. Exactly one of `output`, `error` and `deferred` matters.
 
-    `cached` says that the output was taken from the result cache: nothing was done, and nothing is paid.
+    `error` and `deferred` are None on success. `cached` says that the output was taken from the result cache: nothing
+    was done, and nothing is paid. `scores` are those of the checks of an agent's answer, by their names, from 0 to 1.
     """
 
     execution_id: str
@@ -26,6 +27,8 @@ class StepResult(msgspec.Struct, frozen=True, omit_defaults=True, tag="step_resu
     usage: Usage | None = None
     runner: str = ""
     cached: bool = False
+    deferred: Deferral | None = None
+    scores: dict[str, float] = {}
 
 
 class TimerFired(msgspec.Struct, frozen=True, omit_defaults=True, tag="timer"):

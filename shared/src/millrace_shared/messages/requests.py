@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from millrace_shared.messages.vocabulary import NOTHING, OriginKind, Priority
+from millrace_shared.messages.vocabulary import NOTHING, BudgetScope, OriginKind, Priority
 from millrace_shared.values import Payload
 
 
@@ -73,6 +73,7 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="start")
         uses: the workflows that `workflow` steps run, by the name (or `name@version`) that the definition gives.
         deadline: Unix seconds at which the parent times out; the execution's own limit may come first.
         budget_usd: what is left of the parent's budget; the definition's own may be less.
+        budgets: those of the steps and executions above, the innermost first: they hold for every call down here, too.
         reuse: a `Reuse` as JSON, possibly claim-checked as a whole: results that need not be paid again.
         breakpoints: steps that are held before they begin; `*` is every one.
     """
@@ -95,6 +96,7 @@ class StartRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag="start")
     uses: dict[str, Use] = {}
     deadline: float | None = None
     budget_usd: Decimal | None = None
+    budgets: tuple[BudgetScope, ...] = ()
     origin: Origin | None = None
     reuse: Payload = NOTHING
     breakpoints: tuple[str, ...] = ()

@@ -15,8 +15,14 @@ TimerKind = Literal["retry", "wait", "execution_timeout", "gate"]
 FinalStatus = Literal["completed", "failed", "cancelled", "timeout"]
 """How an execution may end."""
 
-WaitReason = Literal["delay", "until", "signal", "approval", "breakpoint"]
+DeferralReason = Literal["tokens", "budget", "approval"]
+"""Why an attempt gives its place back before it is through: a rate limit, a budget, or a question to people."""
+
+WaitReason = Literal["delay", "until", "signal", "approval", "breakpoint", "tokens", "budget"]
 """What a waiting step waits for."""
+
+BreachAction = Literal["stop", "downgrade", "ask", "alert"]
+"""What happens when a budget has no room for the next call."""
 
 OriginKind = Literal["retry", "fork", "replay", "cron", "event", "webhook", "alert"]
 """What an execution was started by, other than a plain request."""
@@ -53,3 +59,46 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tokens: int = 0
     cost_usd: Decimal | None = None
     unpriced: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of a question that an attempt asked people (`Deferral.ask`).
+
+    `by` is empty when nobody answered in time. `data` is what was entered into the form.
+    """
+
+    ask: str
+    approved: bool
+    at: float
+    by: str = ""
+    note: str = ""
+    data: Payload = NOTHING
+    decision_id: str = ""
+
+
+class Deferral(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an attempt ended without a result, its place given back, and when the next one begins (Unix seconds).
+
+    A deferral is no failure, and counts as no retry. `detail` says to people what is waited for. With the reason
+    `approval` the question `ask` (its id, unique within the conversation) is put to people, as `question` has it:
+    `{"message", "form"}`; the next attempt begins with the answer, or without one at `until`.
+    """
+
+    until: float
+    reason: DeferralReason
+    detail: str = ""
+    ask: str = ""
+    question: Payload = NOTHING
+
+
+class BudgetScope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What all calls to models within a scope may use together. A bound that is None does not exist.
+
+    `id` is an execution's id, or `<execution id>/<step>`. `tokens` are those of input and output.
+    """
+
+    id: str
+    cost_usd: Decimal | None = None
+    tokens: int | None = None
+    calls: int | None = None
+    on_breach: BreachAction = "stop"

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from millrace_shared.messages.vocabulary import NOTHING, ErrorInfo, WorkKind
+from millrace_shared.messages.vocabulary import NOTHING, Answer, BudgetScope, ErrorInfo, WorkKind
 from millrace_shared.values import Payload
 
 
@@ -18,6 +18,10 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
     case at `deadline` (Unix seconds), a guard that lies after any at which the execution itself could time out. `again`
     says that the attempt may have been performed already: the runner looks for its result first. `cache` is the key
     under which the result is looked up before and kept afterwards, for `cache_ttl_s`; empty: not cached.
+
+    All attempts of one `iteration` (from 0) of a step or item are one conversation; `continues` says that an earlier
+    attempt of it may have left something behind. `answers` are those to the questions that earlier attempts asked.
+    `budgets` hold for every call, the innermost first.
     """
 
     execution_id: str
@@ -38,6 +42,10 @@ class RunStep(msgspec.Struct, frozen=True, omit_defaults=True, tag="run_step"):
     again: bool = False
     cache: str = ""
     cache_ttl_s: float = 0.0
+    iteration: int = 0
+    continues: bool = False
+    answers: tuple[Answer, ...] = ()
+    budgets: tuple[BudgetScope, ...] = ()
 
 
 class StepStarted(msgspec.Struct, frozen=True, omit_defaults=True, tag="step_started"):

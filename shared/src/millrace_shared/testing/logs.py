@@ -17,6 +17,7 @@ from millrace_shared.execution.view import ExecutionView
 from millrace_shared.ids import new_id
 from millrace_shared.messages import (
     LOG_VERSION,
+    Answer,
     ErrorInfo,
     Event,
     ExecutionAdmitted,
@@ -32,8 +33,10 @@ from millrace_shared.messages import (
     Parent,
     SignalReceived,
     StartRequest,
+    StepAnswered,
     StepCancelled,
     StepCompleted,
+    StepDeferred,
     StepExpanded,
     StepFailed,
     StepIterated,
@@ -250,8 +253,10 @@ class _Writer:
         attempt = 1
         self._append([*pending, StepScheduled(step, attempt, item, self._payload())])
         while _one_in(random, 3):
-            retry = StepRetryScheduled(step, attempt, self._at + 2.0, self._error(), item, *self._times())
-            self._append([retry])
+            if _one_in(random, 3):
+                self._defer(step, attempt, item)
+            else:
+                self._append([StepRetryScheduled(step, attempt, self._at + 2.0, self._error(), item, *self._times())])
             attempt += 1
             self._append([StepScheduled(step, attempt, item)])
         match random.randrange(5):
@@ -262,6 +267,27 @@ class _Writer:
                 return [StepCancelled(step, item, "the execution ends")]
             case _:
                 return [StepCompleted(step, attempt, item, self._payload(), *self._times())]
+
+    def _defer(self, step: str, attempt: int, item: int | None) -> None:
+        """Append an attempt that waits for tokens, or asks somebody and gets an answer."""
+        started_at, finished_at, usage, runner = self._times()
+        asks = _one_in(self._random, 2)
+        deferred = StepDeferred(
+            step,
+            attempt,
+            self._at + 12.0,
+            "approval" if asks else "tokens",
+            "3,200 tokens",
+            ask="q1" if asks else "",
+            item=item,
+            started_at=started_at,
+            finished_at=finished_at,
+            usage=usage,
+            runner=runner,
+        )
+        self._append([deferred])
+        if asks:
+            self._append([StepAnswered(step, Answer("q1", approved=True, at=self._at, by="somebody"), item)])
 
     def _times(self) -> tuple[float | None, float | None, Usage | None, str]:
         """When an attempt ran, what it used, and where. A runner that was lost says none of it."""

@@ -19,7 +19,9 @@ from millrace_shared.messages import (
     ExecutionStarted,
     Fact,
     LlmCall,
+    StepAnswered,
     StepCompleted,
+    StepDeferred,
     StepFailed,
     StepIterated,
     StepRetryScheduled,
@@ -146,6 +148,14 @@ def _step_events(transition: Transition, origin: Origin, event: Event) -> Iterat
             yield event.step, message
         case StepRetryScheduled():
             yield event.step, _step_event(origin, "step_retrying", transition, event, attempt=event.attempt + 1)
+        case StepDeferred():
+            message = _step_event(origin, "step_deferred", transition, event, attempt=event.attempt)
+            message["data"].update(reason=event.reason, until=timestamp(event.until), detail=event.detail)
+            yield event.step, message
+        case StepAnswered():
+            message = _step_event(origin, "step_answered", transition, event, attempt=0)
+            message["data"].update(approved=event.answer.approved, by=event.answer.by or None)
+            yield event.step, message
         case StepIterated():
             message = _step_event(origin, "step_iterated", transition, event, attempt=event.attempt)
             message["data"]["iteration"] = event.iteration
@@ -189,6 +199,8 @@ _StepEvent = (
     StepScheduled
     | StepWaiting
     | StepRetryScheduled
+    | StepDeferred
+    | StepAnswered
     | StepIterated
     | StepCompleted
     | StepReused

@@ -12,7 +12,7 @@ from typing import Literal, Self
 import msgspec
 
 from millrace_shared import messages
-from millrace_shared.messages import NOTHING, ErrorInfo, Event, StartRequest, StepWaiting, Transition
+from millrace_shared.messages import NOTHING, ErrorInfo, Event, StartRequest, StepDeferred, StepWaiting, Transition
 from millrace_shared.values import Payload
 
 DECISION_ID = "decision_id"
@@ -31,6 +31,7 @@ class UnitState(msgspec.Struct):
     Attributes:
         status: where it is; a timeout is a failure.
         waiting: what it waits for, while it is `waiting`; None between two attempts.
+        asked: how its last attempt asked people something, while they have not answered.
         input: what its attempt was given; None while it has none.
         output: what it came to, once it is completed.
         error: why it failed for good.
@@ -40,6 +41,7 @@ class UnitState(msgspec.Struct):
 
     status: UnitStatus = "pending"
     waiting: StepWaiting | None = None
+    asked: StepDeferred | None = None
     input: Payload | None = None
     output: Payload = NOTHING
     error: ErrorInfo | None = None
@@ -144,10 +146,11 @@ class History:
                 self._reached(event.step, event.item, "pending")
             case messages.StepIterated():
                 self._reached(event.step, event.item, "running")
-            case messages.StepWaiting():
-                self._reached(event.step, event.item, "waiting").waiting = event
-            case messages.StepRetryScheduled():
+            case messages.StepWaiting() | messages.StepRetryScheduled() | messages.StepDeferred():
+                self._waits(event)
+            case messages.StepAnswered():
                 self._reached(event.step, event.item, "waiting")
+                self._grant(event.answer.decision_id)
             case messages.StepCompleted() | messages.StepReused():
                 self._completed(event, at)
             case messages.StepFailed():
@@ -160,6 +163,13 @@ class History:
                 self._settled(event.step, event.item, "cancelled", at)
             case _:
                 pass
+
+    def _waits(self, event: StepWaiting | messages.StepRetryScheduled | StepDeferred) -> None:
+        state = self._reached(event.step, event.item, "waiting")
+        if isinstance(event, StepWaiting):
+            state.waiting = event
+        elif isinstance(event, StepDeferred) and event.ask:
+            state.asked = event
 
     def _completed(self, event: messages.StepCompleted | messages.StepReused, at: float) -> None:
         self._settled(event.step, event.item, "completed", at).output = event.output
@@ -176,6 +186,7 @@ class History:
             state = self.units[step, item] = UnitState()
         state.status = status
         state.waiting = None
+        state.asked = None
         return state
 
     def _settled(self, step: str, item: int | None, status: UnitStatus, at: float) -> UnitState:

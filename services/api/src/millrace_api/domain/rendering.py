@@ -183,8 +183,9 @@ def attempt_detail(row: Row) -> dict[str, Any]:
 def progress(step: Row, known: Step | None) -> dict[str, Any]:
     """Return where a step is: its status, what it waits for, and where its work is done or its output came from.
 
-    `reason` says what a waiting step waits for (`approval`, `signal`, `delay`, `until`, `breakpoint`, `retry`), `place`
-    when others that run must end first, and why a step was skipped or cancelled.
+    `reason` says what a waiting step waits for (`approval`, `signal`, `delay`, `until`, `breakpoint`, `retry`,
+    `tokens`, `budget`), `place` when others that run must end first, and why a step was skipped or cancelled.
+    `wait_detail` says more of it, where an agent waits.
     """
     status, waiting = step["status"], step["status"] == "waiting"
     reason = step.get("wait_reason") if waiting else "place" if status == "queued" else step.get("reason")
@@ -192,6 +193,7 @@ def progress(step: Row, known: Step | None) -> dict[str, Any]:
         "status": "pending" if status == "queued" else status,
         "reason": reason,
         "wait_until": timestamp(step.get("wait_until")) if waiting else None,
+        "wait_detail": step.get("reason") if waiting else None,
         "signal": step.get("signal") if waiting and reason == "signal" else None,
         "iteration": (step.get("iteration") or 1) if known is not None and known.repeat is not None else None,
         "child_execution_id": step.get("child_id"),

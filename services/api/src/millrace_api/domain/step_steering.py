@@ -13,7 +13,7 @@ from millrace_api.errors import Mistake, Refused
 from millrace_shared.definition.model import JsonSchema, Step, WorkflowDefinition
 from millrace_shared.definition.schemas import explain, validator
 from millrace_shared.expressions.suggest import did_you_mean
-from millrace_shared.messages import NOTHING, ContinueRequest, InboxMessage, StepWaiting, VerdictRequest
+from millrace_shared.messages import NOTHING, ContinueRequest, InboxMessage, StepDeferred, StepWaiting, VerdictRequest
 from millrace_shared.values import Payload
 
 ITEMS_SHOWN_MAX = 10
@@ -37,9 +37,17 @@ class Deciding:
     def check(self, history: History, definition: WorkflowDefinition) -> None:
         """Refuse a step that waits for no approval, or has its answer; and what does not fit the form."""
         step = step_of(definition, self.step)
-        if step.approval is None:
+        if step.approval is None and step.agent is None:
             raise Refused("step_not_waiting", f'step "{self.step}" is no approval: it is of the kind {step.kind}')
         state = _unit_of(history, self.step, self.item)
+        if state.asked is not None:
+            refuse_finished(history)
+            if self.approved or self.entered is not None:
+                _check_form(_form_of(state.asked), self.entered)
+            return
+        if step.approval is None:
+            refuse_finished(history)
+            raise _not_waiting(self.step, "an approval", state)
         if state.waiting is not None and state.waiting.reason == "approval":
             refuse_finished(history)
             if self.approved or self.entered is not None:
@@ -146,6 +154,12 @@ class Continuing:
 
     def _answer(self, status: str) -> dict[str, Any]:
         return {"execution_id": self.execution_id, "step_id": self.step, "item": self.item, "status": status}
+
+
+def _form_of(asked: StepDeferred) -> JsonSchema | None:
+    """Return the form of a question that an agent asks; None when it has none, or one that is claim-checked."""
+    question = asked.question.data
+    return question.get("form") if isinstance(question, dict) else None
 
 
 def step_of(definition: WorkflowDefinition, step_id: str) -> Step:

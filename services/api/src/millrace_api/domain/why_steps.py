@@ -83,6 +83,8 @@ def _waiting(scene: Scene, row: Row) -> Reason:
             message = f"waits for the signal `{signal}` {lasts} (then: {_without_signal(scene, row)}): {to_do}"
         case "approval":
             message = f"waits for an approval {lasts} (then: {_without_verdict(scene, row)}): POST {address}/approve"
+        case "tokens" | "budget":
+            message = f"waits for {row.get('reason') or row['wait_reason']} {lasts}"
         case "breakpoint":
             message = f"is held at a breakpoint {lasts}: POST {address}/continue"
         case reason:
@@ -111,6 +113,8 @@ def _without_signal(scene: Scene, row: Row) -> str:
 
 def _without_verdict(scene: Scene, row: Row) -> str:
     step = scene.step(row)
+    if step is not None and step.approval is None:
+        return "the agent goes on without an answer"
     return "its default decides" if step is None or step.approval is None else step.approval.default
 
 

@@ -77,10 +77,12 @@ class StepProgress(BaseModel):
 
     status: StepStatus
     reason: str | None = Field(
-        description="What a waiting step waits for: `approval`, `signal`, `delay`, `until`, `breakpoint` or `retry`; "
+        description="What a waiting step waits for: `approval`, `signal`, `delay`, `until`, `breakpoint`, `retry`, "
+        "`tokens` (a rate limit) or `budget`; "
         "`place` of a pending one when others that run must end first; else why it was skipped or cancelled."
     )
     wait_until: datetime | None = Field(description="When it goes on at the latest.")
+    wait_detail: str | None = Field(description="What it waits for in words, where an agent does.")
     signal: str | None = Field(description="Name of the signal that it waits for.")
     iteration: int | None = Field(description="Of a step with `repeat`: the one under way, or the last; from 1.")
     child_execution_id: str | None = Field(description="The execution that performs it.")

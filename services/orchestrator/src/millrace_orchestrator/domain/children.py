@@ -7,10 +7,10 @@ twice starts it once. It is told what its parent is told (cancel, pause), and re
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 
 import msgspec
 
+from millrace_orchestrator.domain.budgets import remaining_usd, scopes
 from millrace_orchestrator.domain.drafting import Draft
 from millrace_orchestrator.domain.plan import Plan, PlannedStep
 from millrace_orchestrator.domain.reuse import reused_step
@@ -122,7 +122,8 @@ def child_request(plan: Plan, state: ExecutionState, step_id: str, item: int | N
         ),
         uses=request.uses,
         deadline=min(state.deadline, work.at + step.timeout_s),
-        budget_usd=remaining_budget(plan, state),
+        budget_usd=remaining_usd(plan, state),
+        budgets=scopes(plan, state, step),
         reuse=work.reuse,
     )
 
@@ -133,13 +134,6 @@ def brought_along(draft: Draft, step: PlannedStep) -> Payload:
     if reused is None or reused.child is None:
         return NOTHING
     return Payload(msgspec.to_builtins(reused.child, str_keys=True))
-
-
-def remaining_budget(plan: Plan, state: ExecutionState) -> Decimal | None:
-    """Return what may still be spent, in US dollars; None without a limit."""
-    limits = [state.request.budget_usd, None if plan.budget_usd is None else Decimal(str(plan.budget_usd))]
-    known = [limit for limit in limits if limit is not None]
-    return max(Decimal(0), min(known) - (state.spent.cost_usd or Decimal(0))) if known else None
 
 
 def report(state: ExecutionState) -> StepResult | None:

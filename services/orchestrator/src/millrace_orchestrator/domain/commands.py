@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from millrace_orchestrator.domain.budgets import scopes
 from millrace_orchestrator.domain.children import child_request, report
 from millrace_orchestrator.domain.gates import Enter, Gate, Leave
 from millrace_orchestrator.domain.plan import Plan
@@ -90,7 +91,7 @@ def commands(plan: Plan, state: ExecutionState, events: Iterable[messages.Event]
                 work = state.step(event.step).unit(event.item)
                 if work.status == "running" and work.attempt == event.attempt:
                     others.append(_hand_out(plan, state, event.step, event.item, work))
-            case messages.StepWaiting() | messages.StepRetryScheduled():
+            case messages.StepWaiting() | messages.StepRetryScheduled() | messages.StepDeferred():
                 work = state.step(event.step).unit(event.item)
                 others += _arm(state, event.step, event.item, work)
             case messages.ExecutionHeld():
@@ -188,6 +189,10 @@ def _run(plan: Plan, state: ExecutionState, step_id: str, item: int | None, work
         again=again,
         cache=work.cache,
         cache_ttl_s=step.cache.ttl_s if step.cache is not None else 0.0,
+        iteration=work.iteration,
+        continues=work.attempt > work.base + 1,
+        answers=work.answers,
+        budgets=scopes(plan, state, step) if step.kind == "agent" else (),
     )
     return Run(run_step, request.priority, work.crowded)
 

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from millrace_orchestrator.domain import ending, steering
-from millrace_orchestrator.domain.children import remaining_budget
+from millrace_orchestrator.domain.budgets import exhausted
+from millrace_orchestrator.domain.deferring import defer
 from millrace_orchestrator.domain.drafting import Draft
 from millrace_orchestrator.domain.plan import Plan, PlannedStep
 from millrace_orchestrator.domain.readiness import consider, fill, resume
@@ -167,26 +168,29 @@ def _result(draft: Draft, message: StepResult) -> None:
         "usage": message.usage,
         "runner": message.runner,
     }
+    if message.deferred is not None:
+        defer(draft, step, message.item, message.deferred, recorded)
+        _check_budget(draft)
+        return
     error = message.error or refused(draft, step, message.output)
     if error is not None:
         _failed_attempt(draft, step, message.item, error, recorded)
     elif step.repeat is not None:
         iterated(draft, step, step.repeat, message.item, message.output, recorded, cached=message.cached)
     else:
-        completed(draft, step, message.item, message.output, cached=message.cached, **recorded)
+        completed(draft, step, message.item, message.output, cached=message.cached, scores=message.scores, **recorded)
     _check_budget(draft)
 
 
 def _check_budget(draft: Draft) -> None:
-    """End the execution when all that it may spend is spent, and there is more to do.
+    """End the execution when all that it may use is used, and there is more to do.
 
-    What a single call may cost is the runners' affair.
+    That a single call fits is the runners' affair, and so is every other answer to a breach than to stop.
     """
     if not draft.state.spent.calls or draft.state.settled == len(draft.plan.steps):
         return
-    left = remaining_budget(draft.plan, draft.state)
-    if left is not None and left <= 0:
-        problem = f"the execution has spent {draft.state.spent.cost_usd} US dollars, which is its budget"
+    problem = exhausted(draft.plan, draft.state)
+    if problem is not None:
         ending.begin(draft, "failed", ErrorInfo("budget_exceeded", "budget_exceeded", problem))
 
 
@@ -196,7 +200,8 @@ def _failed_attempt(
     attempt = recorded["attempt"]
     if draft.may_start(step):
         seed = f"{draft.state.execution_id}/{attempt_key(step.id, item, attempt)}"
-        tried = attempt - draft.state.step(step.id).unit(item).base
+        work = draft.state.step(step.id).unit(item)
+        tried = attempt - work.base - work.deferred
         at = next_attempt_at(step.retry, tried, error, draft.now, seed)
         if at is not None:
             draft.emit(StepRetryScheduled(step.id, at=at, error=error, item=item, **recorded))

@@ -81,10 +81,21 @@ def _retry_scheduled(
     return _sleep(plan, add(state, event.usage), event, due=event.at, waits_for=None, error=event.error)
 
 
+def _deferred(plan: Plan, state: ExecutionState, event: messages.StepDeferred, _at: float) -> ExecutionState:
+    deferred = state.step(event.step).unit(event.item).deferred + 1
+    changes = {"due": event.until, "waits_for": event.reason, "ask": event.ask, "deferred": deferred}
+    return _sleep(plan, add(state, event.usage), event, **changes)
+
+
+def _answered(plan: Plan, state: ExecutionState, event: messages.StepAnswered, at: float) -> ExecutionState:
+    answers = (*state.step(event.step).unit(event.item).answers, event.answer)
+    return _sleep(plan, state, event, due=at, waits_for=None, ask="", answers=answers)
+
+
 def _sleep(
     plan: Plan,
     state: ExecutionState,
-    event: messages.StepWaiting | messages.StepRetryScheduled,
+    event: messages.StepWaiting | messages.StepRetryScheduled | messages.StepDeferred | messages.StepAnswered,
     **changes: Any,
 ) -> ExecutionState:
     """Apply an event after which the unit waits: it no longer runs, and has not settled."""
@@ -103,6 +114,8 @@ def _iterated(_: Plan, state: ExecutionState, event: messages.StepIterated, _at:
         before,
         status=next_status(UNIT, before.status, event, event.step),
         base=before.attempt,
+        deferred=0,
+        answers=(),
         iteration=event.iteration,
         previous=event.output,
         input=messages.NOTHING,
@@ -224,6 +237,8 @@ STEP_HANDLERS: dict[type, Handler] = {
     messages.StepWaiting: _waiting,
     messages.StepIterated: _iterated,
     messages.StepRetryScheduled: _retry_scheduled,
+    messages.StepDeferred: _deferred,
+    messages.StepAnswered: _answered,
     messages.StepReused: _reused,
     messages.StepCompleted: _completed,
     messages.StepFailed: _failed,

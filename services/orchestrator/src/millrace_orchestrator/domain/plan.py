@@ -10,7 +10,7 @@ import msgspec
 from millrace_orchestrator.domain.rules import GateRule, gate_rules
 from millrace_shared.definition import graph
 from millrace_shared.definition.kinds import Approval
-from millrace_shared.definition.model import Retry, RunRule, Step, StepKind, WorkflowDefinition
+from millrace_shared.definition.model import Budget, Retry, RunRule, Step, StepKind, WorkflowDefinition
 from millrace_shared.expressions.condition import Condition, compile_condition
 from millrace_shared.expressions.template import Template, compile_template
 
@@ -69,6 +69,7 @@ class PlannedStep:
     signal: str | None = None
     signal_default: tuple[Any] | None = None
     use: str | None = None
+    budget: Budget | None = None
 
     @property
     def is_cleanup(self) -> bool:
@@ -94,7 +95,6 @@ class Plan:
     outputs: Template
     timeout_s: float
     max_parallel: int
-    budget_usd: float | None
     gates: tuple[GateRule, ...]
 
 
@@ -117,7 +117,6 @@ def compile_plan(definition: WorkflowDefinition) -> Plan:
         outputs=compile_template(definition.outputs),
         timeout_s=definition.limits.timeout,
         max_parallel=definition.limits.max_parallel,
-        budget_usd=definition.limits.max_cost_usd,
         gates=gate_rules(definition),
     )
 
@@ -145,6 +144,7 @@ def _planned(definition: WorkflowDefinition, step_id: str, step: Step, children:
         signal=wait.signal if wait is not None else None,
         signal_default=(wait.default,) if wait is not None and wait.has_default else None,
         use=step.workflow.key if step.workflow is not None else None,
+        budget=step.budget,
     )
 
 

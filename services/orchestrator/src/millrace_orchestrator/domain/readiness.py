@@ -11,6 +11,7 @@ from __future__ import annotations
 from millrace_orchestrator.domain.binding import items_of, unit_scope
 from millrace_orchestrator.domain.cache import cache_key
 from millrace_orchestrator.domain.children import ChildRefused, brought_along, check_child, planned
+from millrace_orchestrator.domain.deferring import time_is_up
 from millrace_orchestrator.domain.drafting import Draft
 from millrace_orchestrator.domain.edited import mistake_in
 from millrace_orchestrator.domain.plan import PlannedStep
@@ -140,7 +141,7 @@ def resume(draft: Draft, step: PlannedStep, item: int | None) -> None:
     if step.performer == "nobody":
         over(draft, step, item)
     else:
-        draft.emit(StepQueued(step.id, item))
+        time_is_up(draft, step, item)
 
 
 def expression_failed(error: ExpressionError) -> ErrorInfo:

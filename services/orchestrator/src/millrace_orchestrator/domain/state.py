@@ -15,6 +15,7 @@ import msgspec
 
 from millrace_shared.messages import (
     NOTHING,
+    Answer,
     ErrorInfo,
     ExecutionHeld,
     FinalStatus,
@@ -47,12 +48,15 @@ class Work(msgspec.Struct, frozen=True):
         status: where it is; `tables.py` says what may follow.
         attempt: the attempt that runs, or ran last. Iterations of a `repeat` count on.
         base: the last attempt of the iteration before: retries are counted from there.
+        deferred: how many attempts of this iteration gave their place back: these do not count as tried.
         iteration: how many iterations have completed, and another one followed.
         previous: the output of the last of these.
         input: what the attempts of this iteration are given, but for `secrets` (see `StepScheduled`).
         is_resolved: `input` was settled at a breakpoint, before the first attempt.
         due: when a waiting unit goes on, in Unix seconds.
         waits_for: what a waiting unit waits for; None: for its next attempt.
+        ask: the question that its last attempt has asked, while it waits for an answer.
+        answers: those that its attempts got in this iteration.
         at: when the attempt was handed out, in Unix seconds.
         plan: content hash of the definition that an attempt of a `plan` step runs.
         cache: key of its result in the result cache.
@@ -64,6 +68,7 @@ class Work(msgspec.Struct, frozen=True):
     status: StepStatus = "pending"
     attempt: int = 0
     base: int = 0
+    deferred: int = 0
     iteration: int = 0
     previous: Payload = NOTHING
     input: Payload = NOTHING
@@ -73,6 +78,8 @@ class Work(msgspec.Struct, frozen=True):
     error: ErrorInfo | None = None
     due: float = 0.0
     waits_for: WaitReason | None = None
+    ask: str = ""
+    answers: tuple[Answer, ...] = ()
     at: float = 0.0
     plan: str = ""
     cache: str = ""

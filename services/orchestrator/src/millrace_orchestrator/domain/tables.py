@@ -24,6 +24,8 @@ UNIT: Final[dict[tuple[StepStatus, type], StepStatus]] = {
     ("waiting", messages.StepScheduled): "running",  # a breakpoint is over
     ("running", messages.StepIterated): "pending",  # another iteration of its `repeat` follows
     ("running", messages.StepRetryScheduled): "waiting",
+    ("running", messages.StepDeferred): "waiting",  # it gave its place back, and goes on later
+    ("waiting", messages.StepAnswered): "waiting",  # people answered what an attempt asked
     ("pending", messages.StepCompleted): "completed",  # a transform, decided on the spot
     ("running", messages.StepCompleted): "completed",
     ("waiting", messages.StepCompleted): "completed",  # a wait that is over

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from millrace_orchestrator.domain.deferring import answer
 from millrace_orchestrator.domain.drafting import Draft
 from millrace_orchestrator.domain.plan import PlannedStep
 from millrace_orchestrator.domain.settling import complete, fail
@@ -16,7 +17,7 @@ from millrace_orchestrator.domain.state import Unit
 from millrace_shared.definition.limits import DURATION_S_MAX
 from millrace_shared.expressions.errors import ExpressionError
 from millrace_shared.expressions.template import Resolved
-from millrace_shared.messages import ErrorInfo, SignalReceived, SignalRequest, StepWaiting, VerdictRequest
+from millrace_shared.messages import Answer, ErrorInfo, SignalReceived, SignalRequest, StepWaiting, VerdictRequest
 from millrace_shared.values import Payload
 
 SIGNALS_MAX = 1_000
@@ -74,10 +75,16 @@ def take_signal(draft: Draft, message: SignalRequest) -> None:
 def give_verdict(draft: Draft, message: VerdictRequest) -> None:
     """Somebody decided. Only the first verdict on a step that waits for one counts."""
     step = draft.plan.steps.get(message.step)
-    if step is None or step.approval is None:
+    if step is None:
         return
     work = draft.state.step(step.id).unit(message.item)
     if work.status != "waiting" or work.waits_for != "approval":
+        return
+    if step.approval is None:  # one of its attempts asks, and goes on with the answer
+        by, note = message.requested_by, message.note
+        answer(
+            draft, step, message.item, Answer(work.ask, message.approved, draft.now, by, note, message.data, message.id)
+        )
         return
     output = _verdict(draft, message.approved, message.requested_by, message.note, message.id)
     if message.data.refs:

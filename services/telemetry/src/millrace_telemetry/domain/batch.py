@@ -13,12 +13,15 @@ from millrace_shared.codec import decode_fact, encode
 from millrace_shared.errors import MessageInvalid
 from millrace_shared.execution import projection
 from millrace_shared.execution.changes import ChangeSet, RowChange
+from millrace_shared.execution.columns import without_nul
 from millrace_shared.execution.tables import NO_ITEM
 from millrace_shared.messages import LlmCall, StepStarted
 from millrace_shared.subjects import execution_id_of
 
 WorkflowKey = tuple[str, str]
 """Workspace and workflow id."""
+Starts = dict[WorkflowKey, dict[str, RowChange]]
+"""Rows of executions that begin, by workflow, and by id in the order of the log."""
 
 
 class LogBatch:
@@ -40,15 +43,15 @@ class LogBatch:
         self.changes.merge(projection.changes(transition, sequence))
         self.event_count += len(transition.events)
 
-    def starts(self) -> dict[WorkflowKey, list[RowChange]]:
-        """Return the rows of the executions that begin in this batch, by workflow, in the order of the log.
+    def starts(self) -> Starts:
+        """Return the rows of the executions that begin in this batch.
 
         Groups and plans are left out: they belong to an execution that is counted.
         """
-        starts: dict[WorkflowKey, list[RowChange]] = {}
-        for row in self.changes.tables.get("executions", {}).values():
+        starts: Starts = {}
+        for (execution_id,), row in self.changes.tables.get("executions", {}).items():
             if "workflow_id" in row.set and not row.set.get("inline"):
-                starts.setdefault((row.set["workspace"], row.set["workflow_id"]), []).append(row)
+                starts.setdefault((row.set["workspace"], row.set["workflow_id"]), {})[execution_id] = row
         return starts
 
 
@@ -66,7 +69,7 @@ class FactBatch:
         Raises:
             MessageInvalid: it is not a fact.
         """
-        fact = decode_fact(projection.without_nul(payload))
+        fact = decode_fact(without_nul(payload))
         try:
             if isinstance(fact, StepStarted):
                 self._step_started(fact)
