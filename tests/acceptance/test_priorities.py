@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from millrace.embedded import EmbeddedStack
 
 KEY = "acceptance-test-key"
 FLOOD = 300
+QUEUED = 200
+LATER = 10
 NAP = {"nap": {"python": "millrace_agent_runner.functions.testing:sleep", "input": {"seconds": 0.05}}}
 
 
@@ -38,10 +41,41 @@ def flood(millrace: Any, priority: str) -> list[str]:
     return [answer.json()["execution_id"] for answer in answers]
 
 
-@pytest.mark.parametrize(("many", "one"), [("low", "high"), ("normal", "high"), ("high", "low")])
+@pytest.mark.parametrize(("many", "one"), [("low", "high"), ("low", "normal"), ("normal", "high"), ("high", "low")])
 def test_one_is_not_behind_the_many(narrow: Any, many: str, one: str) -> None:
     """An urgent one overtakes; and the lane of the one that is not is never starved."""
     flooding = flood(narrow, many)
     narrow.ended(narrow.start("naps", priority=one))
     assert narrow.detail(flooding[-1])["status"] in {"pending", "running"}, "the flood was over before it mattered"
     narrow.ended_all(flooding)
+
+
+@pytest.mark.parametrize(("many", "few", "overtaken_min"), [("low", "high", QUEUED // 2), ("high", "low", QUEUED // 4)])
+def test_who_comes_last_goes_before_most_of_the_many(narrow: Any, many: str, few: str, overtaken_min: int) -> None:
+    """All of it waits when the runner begins, so what goes before what depends on no one's speed.
+
+    Before the urgent ones go what the workspace had queued while it was within its share, an eighth of the places
+    besides, and what the runner was sent while it stood still. The others get an eighth, urgent work or not.
+    """
+    narrow.save({"name": "nap", "steps": NAP})
+    narrow.stack.suspend("agent-runner")
+    try:
+        queued = [narrow.start("nap", priority=many) for _ in range(QUEUED)]
+        late = [narrow.start("nap", priority=few) for _ in range(LATER)]
+    finally:
+        narrow.stack.resume("agent-runner")
+    last = max(begun_at(detail) for detail in narrow.ended_all(late))
+    overtaken = sum(begun_at(detail) > last for detail in narrow.ended_all(queued))
+    assert overtaken >= overtaken_min
+
+
+def begun_at(detail: dict[str, Any]) -> datetime:
+    """Return when the runner began the execution's step."""
+    [step] = detail["step_executions"]
+    return datetime.fromisoformat(step["started_at"])
+
+
+def test_a_priority_that_there_is_not_is_refused(narrow: Any) -> None:
+    answer = narrow.http.post("/api/v1/executions", json={"workflow": "naps", "priority": "urgent"})
+    assert answer.status_code == 422
+    assert "priority" in answer.text
