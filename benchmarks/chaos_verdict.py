@@ -136,8 +136,8 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was lost, stuck, or done twice."""
-        return not (self.lost or self.stuck or self.double)
+        """Whether something was done at all, and nothing was lost, stuck, or done twice."""
+        return bool(self.ended) and not (self.lost or self.stuck or self.double)
 
 
 def judge(accepted: Iterable[Accepted], faults: Sequence[Fault], runners: Collection[str]) -> Verdict:
