@@ -9,6 +9,7 @@
 | `millrace_projection_lag_messages` | gauge | stream | messages that the stream holds and the tables do not show yet |
 | `millrace_projection_sequence` | gauge | stream | stream sequence up to which is projected |
 | `millrace_projection_missing_total` | counter | stream | messages that the stream held no more: expired, or lost |
+| `millrace_projection_unfolded_total` | counter | stream | messages that came out of compacted logs, thus not missing |
 | `millrace_projection_dead_total` | counter | stream | messages that could not be projected: they are in DEAD |
 | `millrace_projection_fence_lost_total` | counter | stream | batches refused because another process had written |
 | `millrace_projection_leading` | gauge | stream | 1 while this process is the one that writes |
@@ -36,6 +37,7 @@ _SEQUENCE = Gauge("millrace_projection_sequence", "Stream sequence up to which i
 _MISSING = Counter(
     "millrace_projection_missing_total", "Messages that the stream no longer held: expired, or lost.", ["stream"]
 )
+_UNFOLDED = Counter("millrace_projection_unfolded_total", "Messages projected from compacted logs.", ["stream"])
 _DEAD = Counter("millrace_projection_dead_total", "Messages that could not be projected.", ["stream"])
 _FENCE_LOST = Counter("millrace_projection_fence_lost_total", "Batches another process wrote.", ["stream"])
 _LEADING = Gauge("millrace_projection_leading", "Whether this process writes.", ["stream"])
@@ -53,6 +55,7 @@ class StreamMetrics:
         self.lag = _LAG.labels(stream)
         self.sequence = _SEQUENCE.labels(stream)
         self.missing = _MISSING.labels(stream)
+        self.unfolded = _UNFOLDED.labels(stream)
         self.dead = _DEAD.labels(stream)
         self.fence_lost = _FENCE_LOST.labels(stream)
         self.leading = _LEADING.labels(stream)

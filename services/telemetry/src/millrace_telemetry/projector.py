@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from millrace_shared.errors import DatabaseUnavailable, MessageInvalid, MillraceError, TerminalError
 from millrace_telemetry.adapters.follower import Follower, Message
@@ -23,6 +24,7 @@ from millrace_telemetry.adapters.store import BEAT_S, Offset, Store
 from millrace_telemetry.domain.batch import Batch, FactBatch, LogBatch
 from millrace_telemetry.errors import OffsetMoved, ValueRefused
 from millrace_telemetry.metrics import EVENTS_PROJECTED, StreamMetrics
+from millrace_telemetry.unfolding import Item, compacted_of, unfold
 
 log = logging.getLogger(__name__)
 
@@ -136,34 +138,38 @@ class Projector:
         while True:
             messages = await follower.batch(self._batch_max, LINGER_S, BEAT_S)
             if messages:
-                await self._write(store, messages, set())
+                known = await store.versions(compacted_of(messages))
+                items = unfold(messages, self._offset, known)
+                while part := list(islice(items, self._batch_max)):
+                    await self._write(store, part, set())
             else:
                 await store.beat()
             self._failures = 0
             self._metrics.lag.set(follower.lag)
 
-    async def _write(self, store: Store, messages: Sequence[Message], buried: set[int]) -> None:
-        """Write `messages` as one batch; if Postgres refuses a value, find the message that holds it.
+    async def _write(self, store: Store, items: Sequence[Item], buried: set[int]) -> None:
+        """Write `items` as one batch; if Postgres refuses a value, find the message that holds it.
 
         `buried` holds the sequences of messages that are in DEAD already, because a larger batch held them.
         """
+        messages = [item.message for item in items if item.message is not None]
         batch = await self._batch_of(messages, buried)
-        last = messages[-1]
-        offset = Offset(last.sequence, last.subject)
+        offset = items[-1].offset
         began = time.perf_counter()
         try:
             await store.write(batch, self._offset, offset)
         except ValueRefused as error:
-            if len(messages) == 1:
-                await self._bury(last, str(error))
+            if len(items) == 1:
+                await self._bury(messages[0], str(error))
                 await store.write(self._projection.new_batch(), self._offset, offset)
             else:
-                half = len(messages) // 2
-                await self._write(store, messages[:half], buried)
-                await self._write(store, messages[half:], buried)
+                half = len(items) // 2
+                await self._write(store, items[:half], buried)
+                await self._write(store, items[half:], buried)
                 return
         self._offset = offset
         self._measure(batch, len(messages), time.perf_counter() - began)
+        self._metrics.unfolded.inc(sum(item.was_unfolded for item in items))
 
     async def _batch_of(self, messages: Sequence[Message], buried: set[int]) -> Batch:
         batch = self._projection.new_batch()

@@ -4,7 +4,9 @@ The tables are emptied and the offsets set to the beginning in one transaction. 
 fence by that, reads the offset again, and replays; when none runs, this process replays. So it is safe at any time:
 until it is through, lists show what is projected so far, and single executions are answered from their logs.
 
-Executions that have ended and whose logs have expired keep their rows: nothing else knows of them any more.
+Executions that have ended and whose logs have expired keep their rows: nothing else knows of them any more. All others
+get back the numbers that they had: the order of the stream does not tell them, since a compacted log stands where it
+was compacted.
 """
 
 from __future__ import annotations

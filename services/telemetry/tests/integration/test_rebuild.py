@@ -86,7 +86,7 @@ async def test_what_a_rebuild_cannot_read_any_more_stays_as_it_is(
             await stack.aclose()
         for _ in range(2):
             await tables.pool.execute(
-                "UPDATE telemetry.executions SET execution_number = -1, tokens_used = -1 WHERE NOT (id = ANY($1))",
+                "UPDATE telemetry.executions SET tokens_used = -1 WHERE NOT (id = ANY($1))",
                 [one[0].execution_id for one in expired],
             )
             await rebuild(settings)
@@ -122,7 +122,8 @@ async def test_rows_of_what_had_not_ended_when_its_log_was_lost_go(
         await tables.reach(await append([*lost, *other]))
         await expire([lost])
         await rebuild(settings)
-    await tables.assert_show(other)
+    (row,) = await tables.rows("executions")
+    assert (row["id"], row["execution_number"]) == (other[0].execution_id, 2)  # the number of another is not given
 
 
 async def test_a_log_that_a_replica_does_not_find_is_not_taken_for_expired(

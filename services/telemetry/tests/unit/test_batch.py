@@ -56,7 +56,7 @@ def test_starts_are_in_the_order_of_the_log() -> None:
     ids = [f"0199d5f0-0000-7000-8000-00000000000{n}" for n in (5, 3, 9)]
     batch = batch_of([simple_log(one)[0] for one in ids])
     rows = batch.changes.tables["executions"]
-    assert batch.starts() == {("default", "wf"): [rows[one,] for one in ids]}
+    assert batch.starts() == {("default", "wf"): {one: rows[one,] for one in ids}}
     assert batch_of(simple_log(ID)[1:]).starts() == {}
 
 

@@ -19,7 +19,12 @@ from millrace_shared.execution.tables import TABLES, Rule, Table
 
 SCHEMA = "telemetry"
 
-READ_OFFSET = f"SELECT sequence, subject FROM {SCHEMA}.offsets WHERE stream = $1"
+READ_OFFSET = f"""
+SELECT sequence, subject, EXISTS (SELECT FROM {SCHEMA}.kept_numbers) AS has_numbers
+FROM {SCHEMA}.offsets WHERE stream = $1
+"""
+
+READ_VERSIONS = f"SELECT id, last_version FROM {SCHEMA}.executions WHERE id = ANY($1::text[])"
 
 MOVE_OFFSET = f"""
 UPDATE {SCHEMA}.offsets SET sequence = $3, subject = $4 WHERE stream = $1 AND sequence = $2
@@ -44,20 +49,10 @@ COUNT_EXECUTIONS = f"""
 INSERT INTO {SCHEMA}.execution_counters AS t (workspace, workflow_id, last_number)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
 ON CONFLICT (workspace, workflow_id) DO UPDATE SET last_number = t.last_number + EXCLUDED.last_number
-RETURNING workspace, workflow_id, last_number, kept_number
+RETURNING workspace, workflow_id, last_number
 """
 
-FREE_NUMBERS = f"""
-SELECT number FROM generate_series($3::bigint, $4::bigint) AS number
-WHERE NOT EXISTS (
-    SELECT FROM {SCHEMA}.executions AS e
-    WHERE e.workspace = $1 AND e.workflow_id = $2 AND e.execution_number = number
-)
-ORDER BY number LIMIT $5
-"""
-"""Numbers that no row has which a rebuild kept. The others are given in the order of the log, as they were before."""
-
-MOVE_COUNTER = f"UPDATE {SCHEMA}.execution_counters SET last_number = $3 WHERE workspace = $1 AND workflow_id = $2"
+TAKE_NUMBERS = f"DELETE FROM {SCHEMA}.kept_numbers WHERE execution_id = ANY($1::text[]) RETURNING execution_id, number"
 
 WRITE_ATTEMPT_STARTS = f"""
 INSERT INTO {SCHEMA}.attempt_starts (execution_id, step, item, attempt, started_at, runner)
@@ -96,7 +91,15 @@ _OF_EXECUTIONS = {**{name: table.key[0] for name, table in TABLES.items()}, "att
 """Tables that the streams can give again, each with the column that names the execution. `llm_calls` stays as it is:
 facts are kept for days only, rows for longer, and replaying the facts that are left repeats no row."""
 
-TRUNCATE_PROJECTED = f"TRUNCATE {', '.join(f'{SCHEMA}.{name}' for name in _OF_EXECUTIONS)}, {SCHEMA}.execution_counters"
+KEEP_NUMBERS = f"""
+INSERT INTO {SCHEMA}.kept_numbers (execution_id, number)
+SELECT e.id, e.execution_number FROM {SCHEMA}.executions AS e
+WHERE e.execution_number IS NOT NULL AND NOT EXISTS (SELECT FROM pg_temp.kept AS k WHERE k.execution_id = e.id)
+ON CONFLICT (execution_id) DO NOTHING
+"""
+"""Those of rows that go. What a rebuild before this one put aside and has not taken back stays."""
+
+TRUNCATE_PROJECTED = f"TRUNCATE {', '.join(f'{SCHEMA}.{name}' for name in _OF_EXECUTIONS)}"
 
 DELETE_ALL_BUT_KEPT = (
     "ANALYZE pg_temp.kept",
@@ -105,14 +108,7 @@ DELETE_ALL_BUT_KEPT = (
         f"WHERE NOT EXISTS (SELECT FROM pg_temp.kept AS k WHERE k.execution_id = t.{column})"
         for name, column in _OF_EXECUTIONS.items()
     ),
-    f"DELETE FROM {SCHEMA}.execution_counters",
-    f"""
-    INSERT INTO {SCHEMA}.execution_counters (workspace, workflow_id, last_number, kept_number)
-    SELECT workspace, workflow_id, 0, max(execution_number) FROM {SCHEMA}.executions
-    WHERE execution_number IS NOT NULL GROUP BY workspace, workflow_id
-    """,
 )
-"""In this order: the counters are made of the rows that are left."""
 
 STATUS_COUNTS = {
     "executions": f"SELECT status, count(*) FROM {SCHEMA}.executions GROUP BY status ORDER BY status",

@@ -22,7 +22,7 @@ from millrace_shared.errors import DatabaseUnavailable
 from millrace_shared.execution.tables import TABLES
 from millrace_shared.postgres import Connection
 from millrace_telemetry.adapters import sql
-from millrace_telemetry.domain.batch import FactBatch, LogBatch, WorkflowKey
+from millrace_telemetry.domain.batch import FactBatch, LogBatch, Starts
 from millrace_telemetry.errors import OffsetMoved, ValueRefused, WriteFailed
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Store:
     def __init__(self, connection: Connection, stream: str) -> None:
         self._connection = connection
         self._stream = stream
+        self._has_numbers = False
 
     @classmethod
     async def open(cls, url: str, stream: str, *, wait_s: float = postgres.START_WAIT_S) -> Store:
@@ -109,7 +110,19 @@ class Store:
         """Return how far this stream is projected."""
         with _errors_of("reading the offset"):
             record = await self._connection.fetchrow(sql.READ_OFFSET, self._stream)
-        return Offset() if record is None else Offset(record["sequence"], record["subject"])
+        if record is None:
+            return Offset()
+        # Who empties the tables meanwhile, and puts numbers aside, moves the offset: then it is read again.
+        self._has_numbers = record["has_numbers"]
+        return Offset(record["sequence"], record["subject"])
+
+    async def versions(self, execution_ids: Sequence[str]) -> dict[str, int]:
+        """Return the last version that the tables hold of each of these executions that they hold."""
+        if not execution_ids:
+            return {}
+        with _errors_of("reading versions"):
+            records = await self._connection.fetch(sql.READ_VERSIONS, execution_ids)
+        return {record["id"]: record["last_version"] for record in records}
 
     async def write(self, batch: LogBatch | FactBatch, old: Offset, new: Offset) -> None:
         """Write `batch`, and move the offset from `old` to `new`: both or neither.
@@ -156,6 +169,7 @@ class Store:
                 # The offsets first, as `write` does: both take their locks in the same order.
                 await self._connection.execute(sql.RESET_OFFSETS)
                 await self._connection.execute(sql.MAKE_KEPT)
+                await self._connection.execute(sql.KEEP_NUMBERS)
                 kept: int = await self._connection.fetchval(sql.COUNT_KEPT)
                 for statement in sql.DELETE_ALL_BUT_KEPT if kept else (sql.TRUNCATE_PROJECTED,):
                     await self._connection.execute(statement)
@@ -183,8 +197,10 @@ class Store:
                     await self._connection.execute(statement, *arrays)
 
     async def _number(self, batch: LogBatch) -> None:
-        """Give the executions that begin here the next numbers of their workflows."""
+        """Number the executions that begin here: as they were before a rebuild, else on from the last one given."""
         starts = batch.starts()
+        if self._has_numbers:
+            starts = await self._numbered_anew(starts)
         if not starts:
             return
         records = await self._connection.fetch(
@@ -193,21 +209,24 @@ class Store:
             [workflow_id for _, workflow_id in starts],
             [len(rows) for rows in starts.values()],
         )
-        for workspace, workflow_id, last, kept in records:
-            rows = starts[workspace, workflow_id]
-            first = last - len(rows) + 1
-            numbers: Sequence[int] = range(first, last + 1)
-            if first <= kept:
-                numbers = await self._free_numbers((workspace, workflow_id), first, kept, len(rows))
-            for number, row in zip(numbers, rows, strict=True):
+        for workspace, workflow_id, last in records:
+            rows = starts[workspace, workflow_id].values()
+            for number, row in enumerate(rows, last - len(rows) + 1):
                 row.set["execution_number"] = number
 
-    async def _free_numbers(self, workflow: WorkflowKey, first: int, kept: int, count: int) -> list[int]:
-        """Give out the first `count` numbers from `first` on that no kept row has; none above `kept` is taken."""
-        records = await self._connection.fetch(sql.FREE_NUMBERS, *workflow, first, kept + count, count)
-        numbers = [record["number"] for record in records]
-        await self._connection.execute(sql.MOVE_COUNTER, *workflow, numbers[-1])
-        return numbers
+    async def _numbered_anew(self, starts: Starts) -> Starts:
+        """Give those executions their numbers that had one before a rebuild; return the others."""
+        ids = [execution_id for rows in starts.values() for execution_id in rows]
+        records = await self._connection.fetch(sql.TAKE_NUMBERS, ids) if ids else []
+        numbers: dict[str, int] = {record["execution_id"]: record["number"] for record in records}
+        others: Starts = {}
+        for workflow, rows in starts.items():
+            for execution_id, row in rows.items():
+                if execution_id in numbers:
+                    row.set["execution_number"] = numbers[execution_id]
+                else:
+                    others.setdefault(workflow, {})[execution_id] = row
+        return others
 
     async def _write_facts(self, batch: FactBatch) -> None:
         for statement, rows in (
