@@ -1,9 +1,10 @@
 """Why an attempt failed.
 
     MillraceError (shared.errors)
-    └── StepFailure                  an attempt failed, and it is known how
-        ├── RetryableFailure         another attempt may succeed (also a RetryableError)
-        └── TerminalFailure          another attempt would fail the same way (also a TerminalError)
+    ├── StepFailure                  an attempt failed, and it is known how
+    │   ├── RetryableFailure         another attempt may succeed (also a RetryableError)
+    │   └── TerminalFailure          another attempt would fail the same way (also a TerminalError)
+    └── Deferred                     no failure: the attempt gives its place back, and another goes on later
     RetryableError (shared.errors)
     └── ThreadsHeld                  functions that do not return hold every thread
 
@@ -34,6 +35,7 @@ from __future__ import annotations
 from typing import Any
 
 from millrace_shared.errors import MillraceError, RetryableError, TerminalError
+from millrace_shared.messages import Deferral
 
 
 class ThreadsHeld(RetryableError):
@@ -77,3 +79,15 @@ class RetryableFailure(StepFailure, RetryableError):
 
 class TerminalFailure(StepFailure, TerminalError):
     """An attempt failed, and another one would fail the same way."""
+
+
+class Deferred(MillraceError):
+    """An attempt ends without a result, which is no failure: another one goes on with its conversation later.
+
+    Args:
+        deferral: why, until when, and what is asked meanwhile. Its texts hold no secret.
+    """
+
+    def __init__(self, deferral: Deferral) -> None:
+        super().__init__(deferral.detail or f"the attempt waits for {deferral.reason}")
+        self.deferral = deferral

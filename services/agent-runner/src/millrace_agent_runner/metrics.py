@@ -2,7 +2,7 @@
 
 | metric | type | labels | meaning |
 |---|---|---|---|
-| millrace_runner_attempts_total | counter | kind, outcome | attempts that ended: `ok`, or the error's category |
+| millrace_runner_attempts_total | counter | kind, outcome | attempts that ended: `ok`, `deferred`, an error category |
 | millrace_runner_attempt_seconds | histogram | kind | time from start to outcome |
 | millrace_runner_slots | gauge | | slots of this process |
 | millrace_runner_slots_in_use | gauge | | attempts that are running |
@@ -66,14 +66,17 @@ llm_tokens = Counter("millrace_runner_llm_tokens", "Tokens of calls to models.",
 
 # Looking a child up costs more than counting with it, so they are bound once.
 _counted = {
-    kind: {outcome: _attempts.labels(kind, outcome) for outcome in (*CATEGORIES, "ok", "other")} for kind in WORK_KINDS
+    kind: {outcome: _attempts.labels(kind, outcome) for outcome in (*CATEGORIES, "ok", "deferred", "other")}
+    for kind in WORK_KINDS
 }
 _timed = {kind: _seconds.labels(kind) for kind in WORK_KINDS}
 
 
 def attempt_ended(kind: WorkKind, result: StepResult) -> None:
     """Count one attempt."""
-    outcome = "ok" if result.error is None else result.error.category
+    outcome = "ok" if result.deferred is None else "deferred"
+    if result.error is not None:
+        outcome = result.error.category
     counted = _counted[kind]
     (counted.get(outcome) or counted["other"]).inc()
     _timed[kind].observe(result.finished_at - result.started_at)

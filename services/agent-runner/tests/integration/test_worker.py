@@ -6,12 +6,13 @@ import pytest
 from millrace_agent_runner import metrics
 from millrace_agent_runner.adapters import jobs
 from millrace_agent_runner.adapters import worker as worker_module
+from millrace_agent_runner.errors import Deferred
 from millrace_shared import subjects
 from millrace_shared.bus.publisher import Publisher
 from millrace_shared.bus.streams import work_consumer_name
 from millrace_shared.codec import decode_fact, decode_inbox
 from millrace_shared.ids import new_id
-from millrace_shared.messages import PRIORITIES, WORK_KINDS, StepStarted
+from millrace_shared.messages import PRIORITIES, WORK_KINDS, Deferral, StepStarted
 
 ECHO = {"call": "echo"}
 SLEEP = {"call": "millrace_agent_runner.functions.testing:sleep"}
@@ -40,6 +41,22 @@ async def test_a_failure_is_a_result_too(bus: Any, start_worker: Any, step_facto
     error = (await bus.result_of(step)).error
     assert error.code == "function_not_allowed"
     assert not error.retryable
+    await bus.has("WORK", 0)
+
+
+async def test_an_attempt_that_gives_its_place_back_is_neither_done_nor_failed(
+    bus: Any, start_worker: Any, step_factory: Any
+) -> None:
+    deferral = Deferral(until=1_900_000_000.0, reason="tokens", detail="3,200 tokens/min of a model, about 12 s")
+
+    async def executor(_: Any) -> Any:
+        raise Deferred(deferral)
+
+    await start_worker(executor)
+    step = step_factory("python", ECHO)
+    await bus.offer(step)
+    result = await bus.result_of(step)
+    assert (result.deferred, result.error) == (deferral, None)
     await bus.has("WORK", 0)
 
 

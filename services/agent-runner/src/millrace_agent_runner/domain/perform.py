@@ -10,7 +10,8 @@ from millrace_agent_runner.domain.attempt import Attempt, Executor, Spec, spec_o
 from millrace_agent_runner.domain.outcome import CANCELLED, error_of, timed_out
 from millrace_agent_runner.domain.schemas import check_output
 from millrace_agent_runner.domain.secrets import SecretOf, put_in, scrub_value
-from millrace_shared.messages import NOTHING, ErrorInfo, RunStep, StepResult, WorkKind
+from millrace_agent_runner.errors import Deferred
+from millrace_shared.messages import NOTHING, Deferral, ErrorInfo, RunStep, StepResult, WorkKind
 from millrace_shared.values import Payload
 
 _EMPTY = Spec()
@@ -73,6 +74,7 @@ class Performer:
         """Do the work, unless its result is in the cache, and return the output.
 
         Raises:
+            Deferred: the attempt is over, and another one goes on later.
             Exception: anything; `error_of` describes it. Cancelled when the time is up.
         """
         step = attempt.step
@@ -101,7 +103,9 @@ class Performer:
         return self._result(attempt, started_at, output, None)
 
     def failed(self, attempt: Attempt, error: BaseException, started_at: float) -> StepResult:
-        """Return the result of an attempt that raised."""
+        """Return the result of an attempt that raised: why it failed, or that it gave its place back."""
+        if isinstance(error, Deferred):
+            return self._result(attempt, started_at, NOTHING, None, error.deferral)
         return self._result(attempt, started_at, NOTHING, error_of(error, attempt.secrets))
 
     def cancelled(self, attempt: Attempt, started_at: float) -> StepResult:
@@ -113,7 +117,14 @@ class Performer:
         limit_s = min(attempt.step.timeout_s, max(0.0, attempt.ends_at - started_at))
         return self._result(attempt, started_at, NOTHING, timed_out(limit_s))
 
-    def _result(self, attempt: Attempt, started_at: float, output: Payload, error: ErrorInfo | None) -> StepResult:
+    def _result(
+        self,
+        attempt: Attempt,
+        started_at: float,
+        output: Payload,
+        error: ErrorInfo | None,
+        deferral: Deferral | None = None,
+    ) -> StepResult:
         step = attempt.step
         return StepResult(
             execution_id=step.execution_id,
@@ -127,4 +138,5 @@ class Performer:
             usage=attempt.usage,
             runner=self._runner,
             cached=attempt.cached,
+            deferred=deferral,
         )

@@ -12,7 +12,7 @@ from pydantic_ai.usage import UsageLimits
 
 from millrace_agent_runner.domain.attempt import NULL, Attempt, current, present
 from millrace_agent_runner.domain.schemas import check_output
-from millrace_agent_runner.errors import StepFailure, TerminalFailure
+from millrace_agent_runner.errors import Deferred, StepFailure, TerminalFailure
 from millrace_agent_runner.executors.agent.executor import CallFacts
 from millrace_agent_runner.executors.agent.failures import failure_of
 from millrace_agent_runner.executors.agent.metering import MeteredModel
@@ -111,7 +111,7 @@ class AgentRuns:
                 # A structured answer has no text to show while it comes.
                 event_stream_handler=LiveAnswer(attempt, self._facts) if schema is None else None,
             )
-        except StepFailure:
+        except (StepFailure, Deferred):
             raise
         except Exception as error:
             raise failure_of(error, spec.model, self._models.keys) from error
