@@ -273,6 +273,7 @@ def table(chaos: Chaos, verdict: Verdict) -> dict[str, Any]:
         "accepted": count + len(verdict.lost) + len(verdict.stuck),
         "refused": dict(chaos.refused),
         "finished": dict(verdict.ended),
+        "failed, runners struck": verdict.given_up,
         "lost": len(verdict.lost),
         "stuck": len(verdict.stuck),
         "double completions": len(verdict.double),

@@ -23,6 +23,7 @@ from millrace_shared.messages import (
 )
 
 _SETTLING = (StepCompleted, StepFailed, StepSkipped, StepCancelled, StepReused)
+GIVEN_UP = "work_undeliverable"
 TAKEOVER_S_MAX = 30.0
 """A later start of the same attempt than this after a fault has another cause."""
 
@@ -110,6 +111,7 @@ class Verdict:
         double: a step, an item or the execution itself settled more than once, or a version is missing or twice there.
         disagreeing: the api and the log do not say the same.
         ended: executions by how they ended.
+        given_up: of those that failed, the ones whose work went to DEAD, since each of its runners was struck in turn.
         repeated: attempts that more than one runner began.
         attempts: attempts that took long enough to be announced.
         stalls_s: by how much logs were silent for longer than their workflow accounts for, the longest of each.
@@ -125,6 +127,7 @@ class Verdict:
     double: list[str] = field(default_factory=list)
     disagreeing: list[str] = field(default_factory=list)
     ended: Counter[str] = field(default_factory=Counter)
+    given_up: int = 0
     repeated: int = 0
     attempts: int = 0
     stalls_s: list[float] = field(default_factory=list)
@@ -173,6 +176,11 @@ def _classify(one: Accepted, verdict: Verdict) -> None:
         verdict.stuck.append(one.execution_id)
     else:
         verdict.ended[one.final] += 1
+        verdict.given_up += any(
+            isinstance(event, StepFailed) and event.error.code == GIVEN_UP
+            for transition in one.log
+            for event in transition.events
+        )
         if one.status != one.final:
             verdict.disagreeing.append(one.execution_id)
     if _is_double(one.log):
