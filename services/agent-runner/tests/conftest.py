@@ -1,4 +1,5 @@
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -7,6 +8,7 @@ import pytest
 from millrace_agent_runner.domain.attempt import Attempt, Spec, spec_of
 from millrace_shared.ids import new_id
 from millrace_shared.messages import RunStep, WorkKind
+from millrace_shared.testing.providers import FakeProviders
 from millrace_shared.values import Payload
 
 
@@ -43,3 +45,10 @@ def step_factory():
 @pytest.fixture
 def attempt_factory():
     return attempt_of
+
+
+@pytest.fixture
+def providers() -> Iterator[FakeProviders]:
+    """A server that speaks OpenAI's and Anthropic's protocols, and does what its `script` says."""
+    with FakeProviders() as providers:
+        yield providers
