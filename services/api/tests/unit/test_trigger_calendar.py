@@ -81,6 +81,14 @@ def test_an_hour_that_does_not_exist_is_left_out_and_one_that_comes_twice_counts
     assert berlin.next(first) == at("2026-10-25T01:30:00+00:00")
 
 
+def test_clocks_that_are_put_back_by_half_an_hour_move_no_time():
+    island = read_calendar("*/7 0 * * *", "Australia/Lord_Howe")
+    between = at("2029-04-01T01:30:00+10:30")
+    assert island.last(between) == at("2029-04-01T00:56:00+11:00")
+    assert island.next(between) == at("2029-04-02T00:00:00+10:30")
+    assert read_calendar("0 2 * * *", "Australia/Lord_Howe").next(between) == at("2029-04-01T02:00:00+10:30")
+
+
 CALENDARS = st.builds(
     lambda minute, hour, day, zone: read_calendar(f"{minute} {hour} {day} * *", zone),
     st.sampled_from(["0", "*/7", "15,45", "*"]),

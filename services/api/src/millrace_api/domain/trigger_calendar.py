@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import floor
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -26,6 +27,8 @@ HORIZON_S = 5 * 366 * 86_400
 LATE_S = 60.0
 """A time that is noticed later than this was missed. Less is the usual delay of busy machines and restarts."""
 CRON_CHARS_MAX = 200
+_CHANGES_APART_S = 7 * 86_400
+"""Clocks are not changed, and changed back, within a week."""
 _FIELDS = ("second", "minute", "hour", "day of the month", "month", "day of the week")
 _FIVE = 5
 _DAY, _WEEKDAY = 3, 5
@@ -55,18 +58,54 @@ class Calendar:
 
     def next(self, after: float) -> float | None:
         """Return the first time later than `after` (Unix seconds), or None if there is none in five years."""
-        return self._first(after, reverse=False)
+        return self._first(floor(after) + 1, 1)
 
     def last(self, until: float) -> float | None:
         """Return the last time at or before `until` (Unix seconds), or None if there was none in five years."""
-        return self._first(int(until) + 1, reverse=True)
+        return self._first(floor(until), -1)
 
-    def _first(self, start: float, *, reverse: bool) -> float | None:
-        moment = datetime.fromtimestamp(start, UTC).astimezone(ZoneInfo(self.timezone))
-        found = next(CronSim(self.pattern, moment, reverse=reverse), None)
-        if found is None or abs(found.timestamp() - start) > HORIZON_S:
-            return None
-        return found.timestamp()
+    def _first(self, begin: int, step: Literal[1, -1]) -> float | None:
+        """Return the first time from `begin` on, onwards or back.
+
+        From one change of the zone's clocks to the next their times are read without a zone: what goes by whole hours
+        across a change is wrong where clocks are changed by half an hour.
+        """
+        zone, here = ZoneInfo(self.timezone), begin
+        while True:
+            offset_s = _offset_s(zone, here)
+            wall = datetime.fromtimestamp(here - step + offset_s, UTC).replace(tzinfo=None)
+            found = next(CronSim(self.pattern, wall, reverse=step < 0), None)
+            if found is None:
+                return None
+            moment = int(found.replace(tzinfo=UTC).timestamp()) - offset_s
+            if abs(moment - begin) > HORIZON_S:
+                return None
+            changed = _change_of_clocks(zone, here, moment)
+            if changed is None:
+                return float(moment)
+            here = changed
+
+
+def _offset_s(zone: ZoneInfo, moment: int) -> int:
+    """Return how far the clocks of a zone are ahead of UTC, in seconds."""
+    offset = datetime.fromtimestamp(moment, zone).utcoffset()
+    assert offset is not None
+    return int(offset.total_seconds())
+
+
+def _change_of_clocks(zone: ZoneInfo, begin: int, end: int) -> int | None:
+    """Return the moment nearest to `begin`, up to `end`, at which the offset is not that at `begin`, if any."""
+    known_s, step = _offset_s(zone, begin), _CHANGES_APART_S if end > begin else -_CHANGES_APART_S
+    same = begin
+    while same != end:
+        other = min(same + step, end) if step > 0 else max(same + step, end)
+        if _offset_s(zone, other) != known_s:
+            while abs(other - same) > 1:
+                middle = (same + other) // 2
+                same, other = (middle, other) if _offset_s(zone, middle) == known_s else (same, middle)
+            return other
+        same = other
+    return None
 
 
 @lru_cache(maxsize=1024)
