@@ -3,8 +3,8 @@
 | provider | key | endpoint |
 |---|---|---|
 | openai | OPENAI_API_KEY | OpenAI, or any compatible one by MILLRACE_OPENAI_BASE_URL (a key is then optional) |
-| anthropic | ANTHROPIC_API_KEY | Anthropic |
-| groq | GROQ_API_KEY | Groq |
+| anthropic | ANTHROPIC_API_KEY | Anthropic, or what ANTHROPIC_BASE_URL names |
+| groq | GROQ_API_KEY | Groq, or what GROQ_BASE_URL names |
 | google | GOOGLE_API_KEY or GEMINI_API_KEY | the Gemini API |
 | mistral | MISTRAL_API_KEY | Mistral |
 | offline | none | none: a stand-in that says so, see `offline.py` |
@@ -34,18 +34,21 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "google": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
     "mistral": ("MISTRAL_API_KEY",),
 }
+ENDPOINTS: Mapping[str, str] = {"anthropic": "ANTHROPIC_BASE_URL", "groq": "GROQ_BASE_URL"}
+"""The variables by which these providers' own libraries are sent elsewhere."""
 
 
 class Models:
     """Makes models and keeps them, with their connections.
 
     Args:
-        environment: holds the providers' keys.
+        environment: holds the providers' keys, and addresses in place of their own.
         openai_base_url: an OpenAI-compatible endpoint in place of OpenAI's.
     """
 
     def __init__(self, environment: Mapping[str, str], openai_base_url: str | None) -> None:
-        self._openai_base_url = openai_base_url
+        given = {provider: environment.get(name) or None for provider, name in ENDPOINTS.items()}
+        self._endpoints = {**given, "openai": openai_base_url}
         self._keys = {name: environment[name] for names in KEYS.values() for name in names if environment.get(name)}
         self._models: dict[str, Model] = {}
         self._open = AsyncExitStack()
@@ -58,7 +61,7 @@ class Models:
 
     def endpoint(self, provider: str) -> str | None:
         """Return the address that takes the place of a provider's own, or None."""
-        return self._openai_base_url if provider == "openai" else None
+        return self._endpoints.get(provider)
 
     async def get(self, name: str) -> Model:
         """Return the model called `provider:model`.
@@ -125,21 +128,21 @@ def _openai(model: str, key: str, base_url: str | None) -> _Made:
     return _Made(OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client)), client.close)
 
 
-def _anthropic(model: str, key: str, _: str | None) -> _Made:
+def _anthropic(model: str, key: str, base_url: str | None) -> _Made:
     from anthropic import AsyncAnthropic
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
-    client = AsyncAnthropic(api_key=key, max_retries=0)
+    client = AsyncAnthropic(api_key=key, base_url=base_url, max_retries=0)
     return _Made(AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client)), client.close)
 
 
-def _groq(model: str, key: str, _: str | None) -> _Made:
+def _groq(model: str, key: str, base_url: str | None) -> _Made:
     from groq import AsyncGroq
     from pydantic_ai.models.groq import GroqModel
     from pydantic_ai.providers.groq import GroqProvider
 
-    client = AsyncGroq(api_key=key, max_retries=0)
+    client = AsyncGroq(api_key=key, base_url=base_url, max_retries=0)
     return _Made(GroqModel(model, provider=GroqProvider(groq_client=client)), client.close)
 
 
