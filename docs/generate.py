@@ -71,7 +71,10 @@ def settings_table() -> str:
     """Return a table of every environment variable: shared ones first, then those of each service."""
     rows = ["| variable | default | who reads it | meaning |", "|---|---|---|---|"]
     seen: set[str] = set()
-    groups: list[tuple[str, type[Settings]]] = [("every service", Settings), ("the api, telemetry", DatabaseSettings)]
+    groups: list[tuple[str, type[Settings]]] = [
+        ("every service", Settings),
+        ("the api, telemetry; the agent-runner if it is set", DatabaseSettings),
+    ]
     for reader, settings in [*groups, *SERVICES.items()]:
         for name, field in settings.model_fields.items():
             if name in seen:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from millrace_agent_runner.adapters.cache import ResultCache
+from millrace_agent_runner.adapters.database import open_database
 from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.worker import Worker
 from millrace_agent_runner.domain.attempt import Executor
@@ -24,7 +26,8 @@ from millrace_shared.bus.publisher import Publisher
 from millrace_shared.bus.streams import ensure_streams
 from millrace_shared.errors import BusUnavailable
 from millrace_shared.messages import WorkKind
-from millrace_shared.ops import OpsServer
+from millrace_shared.ops import Check, OpsServer
+from millrace_shared.postgres import Pool
 from millrace_shared.service import instance_name
 
 log = logging.getLogger(__name__)
@@ -37,10 +40,13 @@ THREADS_PER_SLOT = 2
 async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
     """Run the service: ready when entered, drained when left."""
     runner = instance_name(settings)
-    connection = await connect(settings.nats_url.get_secret_value(), runner)
-    try:
+    url = settings.database_url.get_secret_value() if settings.database_url else None
+    async with AsyncExitStack() as stack:
+        connection = await connect(settings.nats_url.get_secret_value(), runner)
+        stack.push_async_callback(connection.drain)
         await ensure_streams(connection, settings.nats_replicas)
         publisher = await Publisher(connection).start()
+        pool = await stack.enter_async_context(open_database(url, settings.runner_database_pool_max))
         facts = Facts(connection, publisher)
         functions = Functions(settings.module_prefixes)
         threads = Threads(settings.runner_slots * THREADS_PER_SLOT)
@@ -59,23 +65,25 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
             grace_s=settings.runner_grace_s,
             runner=runner,
         )
-        checks = {"nats": lambda: _answers(connection), "threads": threads.check}
+        checks: dict[str, Check] = {"nats": lambda: _answers(connection), "threads": threads.check}
+        if pool is not None:
+            checks["postgres"] = partial(_database_answers, pool)
         ops = OpsServer(settings.ops_host, settings.ops_port, checks)
         await ops.start()
+        stack.push_async_callback(ops.stop)
+        stack.push_async_callback(http.close)
+        stack.push_async_callback(agent.close)
+        stack.push_async_callback(worker.stop)
         await worker.start()
         log.info("%d slots; operations on port %d", settings.runner_slots, ops.port)
-        try:
-            yield worker
-        finally:
-            await worker.stop()
-            await agent.close()
-            await http.close()
-            await ops.stop()
-    finally:
-        await connection.drain()
+        yield worker
 
 
 async def _answers(connection: Connection) -> None:
     if not connection.is_connected:
         raise BusUnavailable("not connected; trying again all the time")
     await connection.jetstream_api("STREAM.INFO.WORK")
+
+
+async def _database_answers(pool: Pool) -> None:
+    await pool.fetchval("SELECT 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from millrace_agent_runner.domain.addresses import Allowed
 from millrace_shared.settings import Settings
@@ -37,6 +37,14 @@ class RunnerSettings(Settings):
         "",
         description="Networks (CIDR) and hosts, separated by commas, that HTTP steps and tools may reach although "
         "they are not globally routable.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="The Postgres database that holds rate limits and budgets. Unset: those do not hold, and all else "
+        "works.",
+    )
+    runner_database_pool_max: int = Field(
+        4, ge=1, le=100, description="Most connections of one agent runner to Postgres."
     )
     openai_base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint, in place of OpenAI's own.")
 
