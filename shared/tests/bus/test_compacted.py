@@ -1,6 +1,8 @@
 """A compacted log gives back what it was made of, and whoever reads a log does not notice that it is one."""
 
 import asyncio
+import base64
+import hashlib
 import zlib
 
 import msgspec
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from millrace_shared import subjects
 from millrace_shared.bus import compacted, log_reader
 from millrace_shared.bus.compacted import MARK, Entry, expand, heading_of, is_compacted, pack
+from millrace_shared.bus.compacted_dictionary import DICTIONARY
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.log_reader import (
     PAGE_MESSAGES,
@@ -70,6 +73,17 @@ def test_a_body_that_is_not_what_its_heading_says_is_refused(entries: list[Entry
     heading = msgspec.json.encode({"count": 2, "last": 3, "at": 1.0})
     with pytest.raises(MessageInvalid, match="heading"):
         expand(MARK + heading + b"\n" + zlib.compress(msgspec.msgpack.encode(entries)))
+
+
+def test_the_dictionary_never_changes_and_what_was_packed_can_always_be_read() -> None:
+    assert hashlib.sha256(DICTIONARY).hexdigest() == "a821e749b0b7d9cae72c795cad434321a7a3b644f86e3000f2f4449476d8d1e3"
+    packed = "bWlsbHJhY2UgbG9nIDEKeyJjb3VudCI6MiwibGFzdCI6OSwiYXQiOjEuMH0KeLs4KzKomzSJ8Qhj4iTOI9K4A6QWAPPZDDM="
+    assert expand(base64.b64decode(packed)) == [Entry(1, b"a"), Entry(9, b'{"v":2,"execution_id":"01"}')]
+
+
+def test_a_short_log_takes_a_fifth_of_its_bytes() -> None:
+    log = [Entry(number, payload) for number, payload in enumerate(encoded(simple_log(EXECUTION)), 1)]
+    assert 5 * len(pack(log, 1.0)) < sum(len(one.payload) for one in log)
 
 
 def test_a_bomb_is_refused_and_a_log_that_would_be_one_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:

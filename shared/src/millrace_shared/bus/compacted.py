@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from millrace_shared.bus.compacted_dictionary import DICTIONARY
 from millrace_shared.errors import MessageInvalid, ValueTooLarge
 
 MARK = b"millrace log 1\n"
@@ -70,7 +71,8 @@ def pack(entries: Sequence[Entry], at: float) -> bytes:
     if len(body) > UNPACKED_BYTES_MAX:
         raise ValueTooLarge(f"a log of {len(body)} bytes is not compacted: the limit is {UNPACKED_BYTES_MAX}")
     heading = msgspec.json.encode(Heading(len(entries), entries[-1].sequence, at))
-    return b"%b%b\n%b" % (MARK, heading, zlib.compress(body, LEVEL))
+    packing = zlib.compressobj(LEVEL, zdict=DICTIONARY)
+    return b"%b%b\n%b%b" % (MARK, heading, packing.compress(body), packing.flush())
 
 
 def heading_of(payload: bytes) -> Heading:
@@ -89,7 +91,7 @@ def expand(payload: bytes) -> list[Entry]:
         MessageInvalid: it is not a compacted log, is damaged, or unpacks to more than `UNPACKED_BYTES_MAX`.
     """
     heading, start = _split(payload)
-    unpacking = zlib.decompressobj()
+    unpacking = zlib.decompressobj(zdict=DICTIONARY)
     try:
         body = unpacking.decompress(memoryview(payload)[start:], UNPACKED_BYTES_MAX + 1)
         if len(body) > UNPACKED_BYTES_MAX:
