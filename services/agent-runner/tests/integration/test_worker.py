@@ -229,11 +229,11 @@ async def test_what_was_cancelled_on_its_way_here_is_not_begun(
 
     worker = await start_worker(executor)
     ended, cancelled = new_id(), new_id()
-    bus.connection.send(subjects.cancel_control(ended), b"")
-    bus.connection.send(subjects.cancel_control(cancelled), b'{"attempts":["a@1"]}')
     heard = worker._jobs._cancels
 
     async def both_heard() -> bool:
+        bus.connection.send(subjects.cancel_control(ended), b"")  # again, until the worker listens: it is not stored
+        bus.connection.send(subjects.cancel_control(cancelled), b'{"attempts":["a@1"]}')
         return len(heard) == 2
 
     await bus.eventually(both_heard, "the cancels")
@@ -246,9 +246,9 @@ async def test_what_was_cancelled_on_its_way_here_is_not_begun(
     await bus.has("WORK", 0)
     assert sorted(begun) == ["a", "tidy"]
     monkeypatch.setattr(jobs, "CANCELS_REMEMBERED_S", -1.0)
-    bus.connection.send(subjects.cancel_control(new_id()), b"")
 
     async def forgotten() -> bool:
+        bus.connection.send(subjects.cancel_control(new_id()), b"")
         return not heard
 
     await bus.eventually(forgotten, "the end of what is remembered")
