@@ -1,7 +1,5 @@
 """A connection, a publisher and streams of the test's own on a real server."""
 
-import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -11,10 +9,9 @@ import pytest
 from millrace_shared.bus.connection import Connection, connect
 from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.bus.streams import ensure_streams
+from millrace_shared.testing import waiting
 
-DEADLINE_S = 60.0
-
-Eventually = Callable[[Callable[[], bool]], Awaitable[None]]
+Eventually = Callable[[Callable[[], bool]], Awaitable[Any]]
 MakeStream = Callable[..., Awaitable[str]]
 Store = Callable[..., Awaitable[list[int]]]
 
@@ -49,13 +46,8 @@ async def publisher(bus: Connection) -> Publisher:
 
 @pytest.fixture
 def eventually() -> Eventually:
-    async def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not condition():
-            assert time.monotonic() < deadline, f"it did not happen within {DEADLINE_S:g} s"
-            await asyncio.sleep(0.01)
-
-    return wait
+    """See `millrace_shared.testing.waiting`."""
+    return waiting.eventually
 
 
 @pytest.fixture

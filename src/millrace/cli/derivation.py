@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from millrace.cli.server import AsJson, Key, Url, open_client, print_json, told
+from millrace.cli.server import AsJson, ExecutionId, Key, Url, open_client, print_json, tell, told
 
 if TYPE_CHECKING:
     from millrace.client import Client
-    from millrace.client.shapes import Accepted, BulkAnswer, Comparison
+    from millrace.client.shapes import BulkAnswer, Comparison
 
 BULK_MAX = 1_000
 
-ExecutionId = Annotated[str, typer.Argument(help="The execution's id.", show_default=False)]
 AnyExecutionId = Annotated[
     str | None, typer.Argument(metavar="EXECUTION_ID", help="The execution's id; none with --all.")
 ]
@@ -56,7 +55,7 @@ def cancel(
             _tell_many(many, "being cancelled", as_json=as_json)
             return
         answer = client.cancel(execution_id, reason)
-    print_json(answer) if as_json else typer.echo(f"{execution_id} is being cancelled")
+    tell(answer, f"{execution_id} is being cancelled", as_json=as_json)
 
 
 @told
@@ -85,7 +84,7 @@ def retry(
             _tell_many(client.retry_many(limit=limit, dry_run=dry_run, **criteria), "retried", as_json=as_json)
             return
         accepted = client.retry(execution_id, execution_name=execution_name, breakpoints=breakpoints or ())
-    _tell_new(accepted, as_json=as_json)
+    tell(accepted, accepted["execution_id"], as_json=as_json)
 
 
 @told
@@ -100,7 +99,7 @@ def replay(
     """Start the same version with the same input again, from the beginning, and print the new id."""
     with open_client(url, key) as client:
         accepted = client.replay(execution_id, execution_name=execution_name, breakpoints=breakpoints or ())
-    _tell_new(accepted, as_json=as_json)
+    tell(accepted, accepted["execution_id"], as_json=as_json)
 
 
 @told
@@ -134,7 +133,7 @@ def fork(
             execution_name=execution_name,
             breakpoints=breakpoints or (),
         )
-    _tell_new(accepted, as_json=as_json)
+    tell(accepted, accepted["execution_id"], as_json=as_json)
 
 
 @told
@@ -197,10 +196,6 @@ def _inputs(client: "Client", execution_id: str, pairs: Sequence[str], input_fil
     if before.get("stored"):
         raise InputUnreadable("the execution's input is too large to be changed in part: give all of it: --input-file")
     return before | given
-
-
-def _tell_new(accepted: "Accepted", *, as_json: bool) -> None:
-    print_json(accepted) if as_json else typer.echo(accepted["execution_id"])
 
 
 def _tell_many(answer: "BulkAnswer", done: str, *, as_json: bool) -> None:

@@ -5,11 +5,9 @@ from typing import Annotated
 import typer
 
 from millrace.cli import derivation, steering
-from millrace.cli.server import AsJson, Key, Url, open_client, print_json, told
+from millrace.cli.server import AsJson, ExecutionId, Key, Url, open_client, print_json, told
 
 app = typer.Typer(help="Look at executions, steer them, and start new ones from them.", no_args_is_help=True)
-
-ExecutionId = Annotated[str, typer.Argument(help="The execution's id.", show_default=False)]
 
 
 @app.command("ls")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from millrace.cli.server import AsJson, Key, Url, open_client, print_json, told
+from millrace.cli.server import AsJson, Key, Url, open_client, print_json, tell, told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +61,7 @@ def run(
             breakpoints=breakpoints or (),
         )
         if not watch:
-            print_json(accepted) if as_json else typer.echo(accepted["execution_id"])
+            tell(accepted, accepted["execution_id"], as_json=as_json)
             return
         execution = _watched(client, accepted["execution_id"], show=not as_json)
     if as_json:

@@ -27,6 +27,7 @@ Key = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+ExecutionId = Annotated[str, typer.Argument(help="The execution's id.", show_default=False)]
 
 
 def told(command: Callable[P, R]) -> Callable[P, R]:
@@ -64,3 +65,8 @@ def print_json(value: Any) -> None:
     import json
 
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def tell(answer: Any, line: str, *, as_json: bool) -> None:
+    """Print an answer as JSON for programs, and what it comes to as one line for people."""
+    print_json(answer) if as_json else typer.echo(line)

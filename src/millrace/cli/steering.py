@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from millrace.cli.server import AsJson, Key, Url, open_client, print_json, told
+from millrace.cli.server import AsJson, ExecutionId, Key, Url, open_client, tell, told
 
-ExecutionId = Annotated[str, typer.Argument(help="The execution's id.", show_default=False)]
 StepId = Annotated[str, typer.Argument(help="The step's id.", show_default=False)]
 Item = Annotated[int | None, typer.Option(min=0, help="The item, of a for_each step.")]
 Note = Annotated[str | None, typer.Option(help="Why, for those who look at it later.")]
@@ -25,7 +24,7 @@ def pause(
     """Let nothing new start until it is resumed. Steps that run may finish."""
     with open_client(url, key) as client:
         answer = client.pause(execution_id, reason)
-    _tell(answer, f"{execution_id} is {answer['status']}", as_json=as_json)
+    tell(answer, f"{execution_id} is {answer['status']}", as_json=as_json)
 
 
 @told
@@ -33,7 +32,7 @@ def resume(execution_id: ExecutionId, url: Url = None, key: Key = None, as_json:
     """Let a paused execution go on."""
     with open_client(url, key) as client:
         answer = client.resume(execution_id)
-    _tell(answer, f"{execution_id} is {answer['status']}", as_json=as_json)
+    tell(answer, f"{execution_id} is {answer['status']}", as_json=as_json)
 
 
 @told
@@ -51,7 +50,7 @@ def signal(
     """Tell an execution what one of its steps waits for, or will."""
     with open_client(url, key) as client:
         answer = client.signal(execution_id, name, json_or_text(data), signal_id=signal_id)
-    _tell(answer, f"{name} {answer['status']}", as_json=as_json)
+    tell(answer, f"{name} {answer['status']}", as_json=as_json)
 
 
 @told
@@ -68,7 +67,7 @@ def approve(
     """Approve what a step asks. The first answer counts."""
     with open_client(url, key) as client:
         answer = client.approve(execution_id, step_id, note=note, data=json_or_text(data), item=item)
-    _tell(answer, f"{step_id} {answer['status']}", as_json=as_json)
+    tell(answer, f"{step_id} {answer['status']}", as_json=as_json)
 
 
 @told
@@ -85,7 +84,7 @@ def reject(
     """Reject what a step asks. The first answer counts."""
     with open_client(url, key) as client:
         answer = client.reject(execution_id, step_id, note=note, data=json_or_text(data), item=item)
-    _tell(answer, f"{step_id} {answer['status']}", as_json=as_json)
+    tell(answer, f"{step_id} {answer['status']}", as_json=as_json)
 
 
 @told
@@ -102,7 +101,7 @@ def continue_(
     """Let a step go on that a breakpoint holds: `executions show` has its input."""
     with open_client(url, key) as client:
         answer = client.continue_step(execution_id, step_id, edited=json_or_text(edited))
-    _tell(answer, f"{step_id} {answer['status']}", as_json=as_json)
+    tell(answer, f"{step_id} {answer['status']}", as_json=as_json)
 
 
 def json_or_text(text: str | None) -> Any:
@@ -113,7 +112,3 @@ def json_or_text(text: str | None) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
-
-
-def _tell(answer: dict[str, Any], line: str, *, as_json: bool) -> None:
-    print_json(answer) if as_json else typer.echo(line)

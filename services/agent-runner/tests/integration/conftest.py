@@ -1,10 +1,5 @@
-import asyncio
-import os
 import re
-import signal
-import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -25,8 +20,8 @@ from millrace_shared.codec import decode_inbox, encode
 from millrace_shared.ids import attempt_key
 from millrace_shared.lanes import LANES, Lane
 from millrace_shared.messages import WORK_KINDS, RunStep, StepResult
-
-DEADLINE_S = 60.0
+from millrace_shared.testing.services import ServiceProcess, http_get
+from millrace_shared.testing.waiting import eventually
 
 
 class Bus:
@@ -35,14 +30,7 @@ class Bus:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    @staticmethod
-    async def eventually(check: Callable[[], Awaitable[Any]], what: str) -> Any:
-        """Return the first result of `check` that is true, within the deadline."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not (result := await check()):
-            assert time.monotonic() < deadline, f"{what} did not come within {DEADLINE_S:g} s"
-            await asyncio.sleep(0.01)
-        return result
+    eventually = staticmethod(eventually)
 
     async def offer(self, *steps: RunStep, lane: Lane = "normal") -> None:
         for step in steps:
@@ -137,34 +125,12 @@ async def start_worker(fresh_nats_url: str, tmp_path: Any, python_executor: Pyth
         await connection.close()
 
 
-class Runner:
+class Runner(ServiceProcess):
     """A real runner process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    async def line(self, words: str) -> str:
-        assert self.process.stderr is not None
-        async with asyncio.timeout(DEADLINE_S):
-            while raw := await self.process.stderr.readline():
-                self.lines.append(raw.decode())
-                if words in self.lines[-1]:
-                    return self.lines[-1]
-        raise AssertionError(f"the runner ended without saying {words!r}: {self.lines}")
 
     async def port(self) -> int:
         """Where it answers operators; it says so while it starts."""
         return int(re.findall(r"port (\d+)", await self.line("operations on port"))[0])
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    async def exit_status(self) -> int:
-        async with asyncio.timeout(DEADLINE_S):
-            _, rest = await self.process.communicate()
-        self.lines.append(rest.decode())
-        return int(self.process.returncode or 0)
 
 
 @pytest.fixture
@@ -172,38 +138,22 @@ async def start_runner(fresh_nats_url: str, tmp_path: Any) -> AsyncIterator[Any]
     started: list[Runner] = []
 
     async def start(**environment: str) -> Runner:
-        known = {"MILLRACE_NATS_URL": fresh_nats_url, "MILLRACE_DATA_DIR": str(tmp_path)}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "millrace_agent_runner",
-            env={**os.environ, **known, **environment},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        started.append(Runner(process))
+        known = {"MILLRACE_NATS_URL": fresh_nats_url, "MILLRACE_DATA_DIR": str(tmp_path), **environment}
+        started.append(await Runner.start("millrace_agent_runner", **known))
         return started[-1]
 
     yield start
     for runner in started:
-        if runner.process.returncode is None:
-            runner.send(signal.SIGKILL)
-            await runner.exit_status()
+        await runner.kill()
+
+
+@pytest.fixture(name="http_get")
+def http_get_fixture() -> Any:
+    return http_get
 
 
 @pytest.fixture
-def http_get() -> Any:
-    async def get(port: int, path: str) -> tuple[int, str]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
-        writer.close()
-        return int(head.split(" ")[1]), body
-
-    return get
-
-
-@pytest.fixture
-def metrics_of(http_get: Any) -> Any:
+def metrics_of() -> Any:
     async def metrics(port: int) -> str:
         return str((await http_get(port, "/metrics"))[1])
 

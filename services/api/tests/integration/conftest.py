@@ -1,9 +1,8 @@
 """The api as a real HTTP server in the test's own loop, before a real NATS and a real Postgres."""
 
-import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +35,7 @@ from millrace_shared.messages import (
 )
 from millrace_shared.postgres import connect as connect_database
 from millrace_shared.postgres import migrate
+from millrace_shared.testing import waiting
 from millrace_shared.values import Payload
 
 KEY = "test-bootstrap-key"
@@ -249,15 +249,6 @@ async def lonely_api(nats_url: str, fresh_database_url: str, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def eventually() -> Callable[[Callable[[], Any]], Any]:
-    """Wait for a condition, with a deadline."""
-
-    async def wait(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                found = await condition()
-                if found:
-                    return found
-                await asyncio.sleep(0.01)
-
-    return wait
+def eventually() -> Callable[..., Awaitable[Any]]:
+    """See `millrace_shared.testing.waiting`."""
+    return waiting.eventually

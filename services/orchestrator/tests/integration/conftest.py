@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import os
-import signal
-import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -41,9 +36,10 @@ from millrace_shared.messages import (
     StepResult,
     Transition,
 )
+from millrace_shared.testing.services import ServiceProcess
+from millrace_shared.testing.waiting import eventually
 from millrace_shared.values import Payload
 
-DEADLINE_S = 60.0
 RUNNER_TIMES = (1.0, 2.0)
 
 
@@ -55,13 +51,7 @@ class Bus:
         self.publisher = publisher
         self._probes = itertools.count()
 
-    async def eventually(self, look: Callable[[], Awaitable[Any]], what: str) -> Any:
-        """Return the first result of `look` that is true, within the deadline."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not (result := await look()):
-            assert time.monotonic() < deadline, f"within {DEADLINE_S:g} s it did not happen: {what}"
-            await asyncio.sleep(0.01)
-        return result
+    eventually = staticmethod(eventually)
 
     async def define(self, steps: dict[str, Any], **rest: Any) -> str:
         """Store a definition; return its hash."""
@@ -199,33 +189,6 @@ class Bus:
         await self.eventually(look, "the window for duplicates to pass")
 
 
-class Process:
-    """A real orchestrator process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    async def line(self, words: str) -> str:
-        """Wait until it has said `words`."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(DEADLINE_S):
-            while raw := await self.process.stderr.readline():
-                self.lines.append(raw.decode())
-                if words in self.lines[-1]:
-                    return self.lines[-1]
-        raise AssertionError(f"the orchestrator ended without saying {words!r}: {self.lines}")
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    async def exit_status(self) -> int:
-        async with asyncio.timeout(DEADLINE_S):
-            _, rest = await self.process.communicate()
-        self.lines.append(rest.decode())
-        return int(self.process.returncode or 0)
-
-
 @pytest.fixture
 async def bus(fresh_nats: BackgroundStack) -> AsyncIterator[Bus]:
     """The bus, with every stream."""
@@ -268,28 +231,21 @@ def stop_engine() -> Callable[[Engine], Awaitable[None]]:
 
 
 @pytest.fixture
-async def start_process(fresh_nats: BackgroundStack, tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[Process]]]:
+async def start_process(
+    fresh_nats: BackgroundStack, tmp_path: Path
+) -> AsyncIterator[Callable[[], Awaitable[ServiceProcess]]]:
     """Start a real process, and wait until it is ready. What is left at the end is killed."""
-    started: list[Process] = []
+    started: list[ServiceProcess] = []
 
-    async def start() -> Process:
+    async def start() -> ServiceProcess:
         known = {"MILLRACE_NATS_URL": fresh_nats.nats_url, "MILLRACE_DATA_DIR": str(tmp_path)}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "millrace_orchestrator",
-            env={**os.environ, **known},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        started.append(Process(process))
+        started.append(await ServiceProcess.start("millrace_orchestrator", **known))
         await started[-1].line("is ready")
         return started[-1]
 
     yield start
     for one in started:
-        if one.process.returncode is None:
-            one.send(signal.SIGKILL)
-            await one.exit_status()
+        await one.kill()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from millrace_orchestrator.turn import Turn
 from millrace_shared import subjects
 from millrace_shared.codec import encode
 from millrace_shared.messages import ErrorInfo, StepCompleted, StepRetryScheduled, StepScheduled
+from millrace_shared.testing.services import http_get
 from millrace_shared.values import BlobRef, Payload
 
 PY = {"python": "m:f"}
@@ -117,28 +118,19 @@ async def test_an_unexpected_error_while_deciding_is_the_execution_s_own(
     assert (await bus.ended(requests[1].execution_id)).status == "completed"
 
 
-async def get(port: int, path: str) -> tuple[int, str]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-    answer = (await reader.read()).decode()
-    writer.close()
-    await writer.wait_closed()
-    return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
-
-
 async def test_readyz_says_when_the_engine_no_longer_ticks(
     bus: Any, start_engine: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     engine = await start_engine()
     (port,) = [record.args[0] for record in caplog.records if "operations on port" in record.msg]
-    assert (await get(port, "/readyz"))[0] == 200
+    assert (await http_get(port, "/readyz"))[0] == 200
     engine._task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await engine._task
     with pytest.raises(EngineStopped):
         await engine.check()
-    status, body = await get(port, "/readyz")
+    status, body = await http_get(port, "/readyz")
     assert status == 503
     assert "does not tick" in body
     engine._task = None

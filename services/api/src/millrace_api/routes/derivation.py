@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from millrace_api.adapters.acceptance import Accepted
 from millrace_api.adapters.bulk import BulkOutcome
 from millrace_api.domain.compare import compare
 from millrace_api.domain.filters import ExecutionFilter, Status
@@ -17,6 +21,7 @@ from millrace_api.routes.exchange import PREFIX, Caller, Json, adapters, read_bo
 from millrace_api.routes.executions import accepted_answer
 
 router = APIRouter(prefix=PREFIX, tags=["steering"])
+Wanted = TypeVar("Wanted")
 
 CANCELLED: tuple[Status, ...] = ("pending", "running", "paused")
 RETRIED: tuple[Status, ...] = ("failed", "timeout")
@@ -62,9 +67,7 @@ async def retry_many(request: Request, caller: Caller) -> Response:
 async def retry_execution(request: Request, caller: Caller, execution_id: str) -> Response:
     """Start an execution that goes on where this one failed: what had completed is taken over, and not paid again."""
     wanted = read(Again, await read_body(request, STEERING_BYTES_MAX))
-    traceparent = request.headers.get("traceparent")
-    accepted = await adapters(request).derivation.retry(caller, execution_id, wanted, traceparent)
-    return await accepted_answer(request, caller, accepted, 202 if accepted.first else 200)
+    return await _derived(request, caller, execution_id, wanted, adapters(request).derivation.retry)
 
 
 @router.post(
@@ -77,9 +80,7 @@ async def retry_execution(request: Request, caller: Caller, execution_id: str) -
 async def replay_execution(request: Request, caller: Caller, execution_id: str) -> Response:
     """Start an execution of the same version with the same input. Nothing is taken over."""
     wanted = read(Again, await read_body(request, STEERING_BYTES_MAX))
-    traceparent = request.headers.get("traceparent")
-    accepted = await adapters(request).derivation.replay(caller, execution_id, wanted, traceparent)
-    return await accepted_answer(request, caller, accepted, 202 if accepted.first else 200)
+    return await _derived(request, caller, execution_id, wanted, adapters(request).derivation.replay)
 
 
 @router.post(
@@ -92,9 +93,7 @@ async def replay_execution(request: Request, caller: Caller, execution_id: str) 
 async def fork_execution(request: Request, caller: Caller, execution_id: str) -> Response:
     """Start an execution that has what came before a step from this one, and runs that step and the rest anew."""
     wanted = read(Fork, await read_body(request, BODY_BYTES_MAX))
-    traceparent = request.headers.get("traceparent")
-    accepted = await adapters(request).derivation.fork(caller, execution_id, wanted, traceparent)
-    return await accepted_answer(request, caller, accepted, 202 if accepted.first else 200)
+    return await _derived(request, caller, execution_id, wanted, adapters(request).derivation.fork)
 
 
 @router.get(
@@ -108,6 +107,17 @@ async def compare_executions(request: Request, caller: Caller, execution_id: str
     a = await executions.get(caller.workspace, execution_id)
     b = await executions.get(caller.workspace, other_id)
     return Json(compare((a.row, a.steps, a.definition), (b.row, b.steps, b.definition)))
+
+
+async def _derived(
+    request: Request,
+    caller: Identity,
+    execution_id: str,
+    wanted: Wanted,
+    derive: Callable[[Identity, str, Wanted, str | None], Awaitable[Accepted]],
+) -> Response:
+    accepted = await derive(caller, execution_id, wanted, request.headers.get("traceparent"))
+    return await accepted_answer(request, caller, accepted)
 
 
 async def _chosen(request: Request, caller: Identity, statuses: tuple[Status, ...]) -> tuple[Bulk, ExecutionFilter]:

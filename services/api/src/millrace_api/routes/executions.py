@@ -89,21 +89,20 @@ async def launch(request: Request, identity: Identity, workflow: str | None) -> 
             found = outcome.execution
             location = {"Location": f"{PREFIX}/executions/{found.row['id']}"}
             return Json(rendering.detail(found.row, found.steps, found.definition), headers=location)
-        accepted = outcome.accepted
-        status = 202
-    else:
-        accepted = await offered.acceptance.store(candidate)
-        status = 202 if accepted.first else 200
-    return await accepted_answer(request, identity, accepted, status)
+        return await accepted_answer(request, identity, outcome.accepted, 202)
+    return await accepted_answer(request, identity, await offered.acceptance.store(candidate))
 
 
-async def accepted_answer(request: Request, identity: Identity, accepted: Accepted, status: int) -> Response:
-    """Answer with an execution that is durable."""
+async def accepted_answer(
+    request: Request, identity: Identity, accepted: Accepted, status: int | None = None
+) -> Response:
+    """Answer with an execution that is durable: 202, or 200 if it was before, unless `status` says otherwise."""
     stored = accepted.request
     shown = rendering.accepted(stored.execution_id, stored.execution_name, stored.workflow_id, stored.requested_at)
     if not accepted.first:
         found = await adapters(request).executions.get(identity.workspace, stored.execution_id)
         shown["status"] = found.row["status"]
+    status = status or (202 if accepted.first else 200)
     return Json(shown, status, {"Location": f"{PREFIX}/executions/{stored.execution_id}"})
 
 
