@@ -85,7 +85,12 @@ class LlmCall(msgspec.Struct, frozen=True, omit_defaults=True, tag="llm_call"):
 
 
 class TokenDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="token_delta"):
-    """A piece of a model's streamed answer, for live viewers."""
+    """A piece of a model's streamed answer, for live viewers.
+
+    `turn` counts the model's answers in the conversation, from 0, and `sequence` the pieces of the attempt. `restarted`
+    says that this answer begins again, because a runner died or an attempt failed in the middle of it: what was shown
+    of it, and of later ones, is void.
+    """
 
     execution_id: str
     step: str
@@ -94,6 +99,9 @@ class TokenDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="token_del
     text: str
     at: float
     item: int | None = None
+    turn: int = 0
+    iteration: int = 0
+    restarted: bool = False
 
 
 Fact = StepStarted | LlmCall | TokenDelta

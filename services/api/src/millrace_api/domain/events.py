@@ -36,6 +36,8 @@ from millrace_shared.messages import (
 
 FACT_NAMES = {StepStarted: "step.started", LlmCall: "llm.call", TokenDelta: "llm.token"}
 """What the facts of the telemetry stream are called in a live feed."""
+RESTARTED = "llm.restarted"
+"""What a feed says when an answer begins again: what was shown of this turn, and of later ones, is void."""
 
 _TIMES = ("deadline", "until", "started_at", "finished_at", "requested_at")
 _VALUES = ("input", "output", "data")
@@ -69,6 +71,10 @@ def shown_fact(fact: Fact) -> dict[str, Any]:
     """Return a fact of the telemetry stream."""
     fields: dict[str, Any] = msgspec.to_builtins(fact)
     fields["type"] = FACT_NAMES[type(fact)]
+    if isinstance(fact, TokenDelta) and fact.restarted:
+        fields["type"] = RESTARTED
+        for name in ("text", "restarted"):
+            del fields[name]
     fields["at"] = timestamp(fact.at)
     fields.pop("workspace", None)
     return fields

@@ -8,22 +8,27 @@ import msgspec
 from pydantic_ai import Agent, ModelRetry, StructuredDict
 from pydantic_ai.models import Model
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.toolsets import AbstractToolset, FunctionToolset
 from pydantic_ai.usage import UsageLimits
 
 from millrace_agent_runner.domain.attempt import NULL, Attempt, current, present
+from millrace_agent_runner.domain.journal import Journals
 from millrace_agent_runner.domain.schemas import check_output
-from millrace_agent_runner.errors import Deferred, StepFailure, TerminalFailure
+from millrace_agent_runner.errors import Deferred, TakenOver, TerminalFailure
 from millrace_agent_runner.executors.agent.executor import CallFacts
 from millrace_agent_runner.executors.agent.failures import failure_of
+from millrace_agent_runner.executors.agent.journaled import JournaledModel, JournaledTools, Recorder
 from millrace_agent_runner.executors.agent.metering import MeteredModel
 from millrace_agent_runner.executors.agent.models import Models
-from millrace_agent_runner.executors.agent.streaming import LiveAnswer
+from millrace_agent_runner.executors.agent.streaming import LiveModel
 from millrace_agent_runner.executors.agent.tools import Tools
 
 __all__ = ["AgentRuns", "Models", "Tools"]
 
 CORRECTIONS_MAX = 2
 """How often a model is told what is wrong with its answer, or with its call of a tool, before the attempt fails."""
+LED_NOWHERE = frozenset({"invalid_output", "refusal"})
+"""Failures that the answers themselves brought about: the next attempt asks anew, in place of following them again."""
 ITERATIONS_DEFAULT = 15
 _WRAPPER = "value"
 """Providers take objects only, so another kind of value travels as the one member of an object."""
@@ -70,12 +75,14 @@ class AgentRuns:
         models: makes models.
         tools: makes tools.
         facts: where calls to models are reported.
+        journals: where conversations are recorded.
     """
 
-    def __init__(self, models: Models, tools: Tools, facts: CallFacts) -> None:
+    def __init__(self, models: Models, tools: Tools, facts: CallFacts, journals: Journals) -> None:
         self._models = models
         self._tools = tools
         self._facts = facts
+        self._journals = journals
 
     async def close(self) -> None:
         """Close the connections to providers."""
@@ -86,13 +93,15 @@ class AgentRuns:
 
         Raises:
             StepFailure: it came to none.
+            Deferred: it goes on later.
+            TakenOver: it goes on elsewhere.
         """
         spec, data = _decoded(attempt)
         current.set(attempt)
         names = tuple(tool if isinstance(tool, str) else tool.name for tool in spec.tools)
         configs = {tool.name: tool.config for tool in spec.tools if isinstance(tool, _Tool)} | data.tools
         tools = self._tools.build(names, configs, attempt)
-        model = MeteredModel(
+        metered = MeteredModel(
             await self._models.get(spec.model),
             spec.model,
             self._models.endpoint(spec.model.partition(":")[0]),
@@ -100,8 +109,11 @@ class AgentRuns:
             self._facts,
             self._models.keys,
         )
+        live = LiveModel(metered, attempt, self._facts)
         schema = _schema_of(attempt, spec)
-        agent = _agent(spec, data, model, tools, schema)
+        recorder = await Recorder.of(attempt, self._journals)
+        toolset = JournaledTools(FunctionToolset(tools), recorder)
+        agent = _agent(spec, data, JournaledModel(live, recorder), toolset, schema)
         try:
             result = await agent.run(
                 _prompt(data),
@@ -109,12 +121,15 @@ class AgentRuns:
                     request_limit=spec.limits.max_iterations, total_tokens_limit=spec.limits.total_tokens
                 ),
                 # A structured answer has no text to show while it comes.
-                event_stream_handler=LiveAnswer(attempt, self._facts) if schema is None else None,
+                event_stream_handler=live.show if schema is None else None,
             )
-        except (StepFailure, Deferred):
+        except (Deferred, TakenOver):
             raise
         except Exception as error:
-            raise failure_of(error, spec.model, self._models.keys) from error
+            failure = failure_of(error, spec.model, self._models.keys)
+            if failure.category in LED_NOWHERE:
+                await recorder.abandon(failure.code)
+            raise failure from error
         return _unwrapped(result.output, schema)
 
 
@@ -139,7 +154,9 @@ def _is_text(schema: Any) -> bool:
     return schema is True or (isinstance(schema, dict) and schema.get("type") == "string" and "enum" not in schema)
 
 
-def _agent(spec: _AgentSpec, data: _Input, model: Model, tools: list[Any], schema: bytes | None) -> Agent[None, Any]:
+def _agent(
+    spec: _AgentSpec, data: _Input, model: Model, tools: AbstractToolset[None], schema: bytes | None
+) -> Agent[None, Any]:
     settings = ModelSettings() if spec.temperature is None else ModelSettings(temperature=spec.temperature)
     instructions = data.instructions if data.instructions is not None else spec.instructions
     output_type: Any = str if schema is None else StructuredDict(_as_object(schema), name="answer")
@@ -149,7 +166,7 @@ def _agent(spec: _AgentSpec, data: _Input, model: Model, tools: list[Any], schem
             model,
             name=spec.name,
             instructions=instructions,
-            tools=tools,
+            toolsets=[tools],
             output_type=output_type,
             model_settings=settings,
             retries=CORRECTIONS_MAX,
