@@ -13,9 +13,13 @@ from millrace_shared.bus.connection import connect
 from millrace_shared.bus.log_reader import read_log
 from millrace_shared.codec import decode_transition
 from millrace_shared.messages import ExecutionFinished, StepCompleted, StepScheduled, Transition
+from millrace_shared.testing.waiting import until
 
 EXECUTIONS = 200
 STEPS = 6
+NAP_S = 0.1
+DONE_BEFORE = EXECUTIONS
+"""Steps that are done when the part is killed. The others, five times as many, take three seconds at the least."""
 FUNCTION = "millrace_agent_runner.functions.testing:sleep"
 PARTS = ("orchestrator", "agent-runner", "telemetry", "nats", "postgres")
 
@@ -24,7 +28,7 @@ def workflow() -> dict[str, Any]:
     steps = {
         f"s{index}": {
             "python": FUNCTION,
-            "input": {"seconds": 0.05},
+            "input": {"seconds": NAP_S},
             "needs": [f"s{index - 1}"] if index else [],
             "retry": {"max_attempts": 5, "initial": "100ms"},
         }
@@ -36,9 +40,17 @@ def workflow() -> dict[str, Any]:
 @pytest.mark.parametrize("part", PARTS)
 def test_everything_finishes_although_a_part_is_killed(millrace: Any, part: str) -> None:
     name = millrace.save(workflow())
+    before_all = length(millrace)
+    # The runner stands still while we do what takes a machine as long as it likes: start them, and read.
+    millrace.stack.suspend("agent-runner")
     ids = millrace.start_many(name, EXECUTIONS)
+    until(lambda: length(millrace) >= before_all + EXECUTIONS, "all have begun")
+    millrace.stack.resume("agent-runner")
+    until(lambda: length(millrace) >= before_all + EXECUTIONS + DONE_BEFORE, "some steps are done")
+    millrace.stack.suspend("agent-runner")
     before = millrace.stack.run(logs_of(millrace, ids))
     assert any(not ended(log) for log in before.values()), "all had ended before the kill"
+    millrace.stack.resume("agent-runner")
     millrace.stack.kill(part)
     millrace.stack.wait_ready(part)
     details = millrace.ended_all(ids, deadline_s=150)
@@ -48,6 +60,21 @@ def test_everything_finishes_although_a_part_is_killed(millrace: Any, part: str)
         assert_exactly_once(after[execution_id])
         assert after[execution_id][: len(before[execution_id])] == before[execution_id], "a committed result changed"
     millrace.stack.run(projection_equals_log(millrace, after))
+
+
+def length(millrace: Any) -> int:
+    """Return how many transitions the log has, of all executions."""
+
+    async def read() -> int:
+        connection = await connect(millrace.stack.nats_url, "test")
+        try:
+            stream = await connection.jetstream_api("STREAM.INFO.EVENTS")
+            return int(stream["state"]["messages"])
+        finally:
+            await connection.close()
+
+    counted: int = millrace.stack.run(read())
+    return counted
 
 
 def ended(log: list[Transition]) -> bool:
