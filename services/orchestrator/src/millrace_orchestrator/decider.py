@@ -29,7 +29,7 @@ from millrace_shared.codec import encode
 from millrace_shared.errors import MillraceError, ValueTooLarge
 from millrace_shared.expressions.errors import BlobNeeded
 from millrace_shared.expressions.program import Evaluate
-from millrace_shared.messages import LOG_VERSION, ErrorInfo, Event, StartRequest, TimerFired, Transition
+from millrace_shared.messages import LOG_VERSION, ErrorInfo, Event, TimerFired, Transition
 from millrace_shared.values import BlobRef
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,25 @@ class Decider:
         self._evaluate = evaluate
         self._crowds = crowds
 
+    def begin(self, turn: Turn) -> bool:
+        """Take a start that comes for the first time, if its plan is in memory: it has no state to be found.
+
+        Returns whether it was one, and nothing is left to load.
+        """
+        start = turn.start
+        if start is None or (turn.is_again and not turn.is_fresh):
+            return False
+        plan = self._plans.known(start.definition, start.part)
+        if plan is None:
+            return False
+        turn.execution = Execution(plan)
+        return True
+
     async def load(self, turn: Turn) -> None:
         """Find the execution's state: in its log, or, for a start that comes for the first time, nowhere."""
-        _, first = turn.arrivals[0]
         try:
-            if isinstance(first, StartRequest) and (turn.is_fresh or not turn.is_again):
-                turn.execution = Execution(await self._plans.get(first.definition, first.part))
+            if turn.start is not None and (turn.is_fresh or not turn.is_again):
+                turn.execution = Execution(await self._plans.get(turn.start.definition, turn.start.part))
                 return
             turn.execution = await self._journal.load(turn.execution_id)
             if turn.execution is None and turn.start is not None:

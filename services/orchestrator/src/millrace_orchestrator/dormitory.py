@@ -86,7 +86,8 @@ class Dormitory:
 
     async def wake(self, turns: Sequence[Turn]) -> None:
         """Put new leases on executions that were moved on and may have none, before anything is performed for them."""
-        woken = [turn for turn in turns if turn.failed is None and self._may_lack_lease(turn)]
+        now = time.time()
+        woken = [turn for turn in turns if turn.failed is None and self._may_lack_lease(turn, now)]
         if not woken:
             return
         try:
@@ -105,7 +106,7 @@ class Dormitory:
         failed = {one.execution_id: why for one, why in zip(requests, failures, strict=True) if why is not None}
         for turn in woken:
             turn.failed = failed.get(turn.execution_id)
-        sleepers = [turn for turn in woken if turn.failed is None and self._may_have_slept(turn)]
+        sleepers = [turn for turn in woken if turn.failed is None and self._may_have_slept(turn, now)]
         await asyncio.gather(*(self._unschedule(turn, before) for turn in sleepers))
 
     async def _unschedule(self, turn: Turn, last: int) -> None:
@@ -126,22 +127,25 @@ class Dormitory:
         assert turn.after is not None
         turn.commands += [arm for arm in _timers(outstanding(turn.after.plan, state)) if arm not in asked]
 
-    def _may_lack_lease(self, turn: Turn) -> bool:
+    def _may_lack_lease(self, turn: Turn, now: float) -> bool:
         """Whether a turn that leads to something is of an execution that may have no lease.
 
         It slept; or this is another try at a message, and the one before may have got no further than the commit.
         Another look at a start that leads to nothing needs none: whoever puts it to sleep then is right.
         """
+        slept = self._may_have_slept(turn, now)
+        if not slept and not turn.is_again:
+            return False
         messages = [arrival for arrival, message in turn.arrivals if not isinstance(message, StartRequest)]
         if turn.after is None or not (turn.events or (messages and turn.commands)):
             return False
-        return any(arrival.again for arrival in messages) or self._may_have_slept(turn)
+        return slept or any(arrival.again for arrival in messages)
 
-    def _may_have_slept(self, turn: Turn) -> bool:
+    def _may_have_slept(self, turn: Turn, now: float) -> bool:
         before = turn.execution
         if before is None or before.state is None:
             return False
-        return may_be_asleep(before.plan, before.state, before.changed_at, time.time(), self._rhythm)
+        return may_be_asleep(before.plan, before.state, before.changed_at, now, self._rhythm)
 
 
 def _timers(commands: Iterable[Command]) -> list[Arm]:

@@ -14,7 +14,8 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from millrace_orchestrator import metrics
 from millrace_orchestrator.adapters.dispatcher import Dispatcher
@@ -38,7 +39,7 @@ from millrace_shared.bus.pull import Delivery
 from millrace_shared.codec import decode_inbox, encode
 from millrace_shared.errors import MessageInvalid, MillraceError, RetryableError
 from millrace_shared.ids import partition_of
-from millrace_shared.messages import ExecutionFinished, InboxMessage, StartRequest, TimerFired
+from millrace_shared.messages import InboxMessage, StartRequest, TimerFired
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,9 @@ class Engine:
 
     def arrive(self, arrival: Arrival, *, under_way: bool = False) -> None:
         """Take in something to decide on. `under_way`: a start whose execution is known to have begun."""
-        begun = under_way or subjects.execution_id_of(arrival.subject) in self._executions
-        self._intake.put(arrival, under_way=begun)
+        if not under_way and is_start(arrival.subject):
+            under_way = subjects.execution_id_of(arrival.subject) in self._executions
+        self._intake.put(arrival, under_way=under_way)
 
     def lose(self, partition: int) -> None:
         """Forget what was delivered of a partition, which is another's now, and what is known of its executions.
@@ -151,7 +153,9 @@ class Engine:
         try:
             turns = await self._sort(batch)
             await self._look_for_logs(turns)
-            await asyncio.gather(*(self._decider.load(turn) for turn in turns if turn.execution is None))
+            unknown = [turn for turn in turns if turn.execution is None and not self._decider.begin(turn)]
+            if unknown:
+                await asyncio.gather(*(self._decider.load(turn) for turn in unknown))
             for turn in turns:
                 await self._decider.decide(turn)
             await self._commit([turn for turn in turns if turn.events and turn.failed is None])
@@ -170,8 +174,11 @@ class Engine:
         One that is much younger than its request stands for a name that was used before. Without a log its execution
         ended so long ago that the log was removed, and it must not run a second time.
         """
-        late = [turn for turn in turns if turn.execution is None and self._is_much_later(turn)]
-        again = [turn for turn in turns if turn.execution is None and turn.is_again and turn.start is not None]
+        starts = [turn for turn in turns if turn.execution is None and turn.start is not None]
+        late = [turn for turn in starts if self._is_much_later(turn)]
+        again = [turn for turn in starts if turn.is_again]
+        if not late and not again:
+            return
         begun = await self._journal.begun(list({turn.execution_id for turn in (*late, *again)}))
         for turn in again:
             turn.is_fresh = turn.execution_id not in begun
@@ -218,10 +225,7 @@ class Engine:
                 # Somebody else may have moved it on, and the fence guards appends only: what is performed again must
                 # follow from the log, not from a memory that may be stale.
                 turn.execution, turn.from_memory = None, False
-            if isinstance(message, StartRequest):  # whatever came before it can only be decided after it
-                turn.arrivals.insert(0, (arrival, message))
-            else:
-                turn.arrivals.append((arrival, message))
+            turn.add(arrival, message)
         return list(turns.values())
 
     async def _commit(self, turns: Sequence[Turn]) -> None:
@@ -234,15 +238,12 @@ class Engine:
                 if isinstance(result, WrongLastSequence):
                     metrics.fences_lost.inc()
                 continue
-            metrics.transitions.inc()
-            for event in turn.events:
-                metrics.events[type(event)].inc()
-                if isinstance(event, ExecutionFinished):
-                    metrics.finished[event.status].inc()
-            if turn.after is not None:
-                turn.after = replace(turn.after, sequence=result)
-                if turn.after.state is not None:
-                    self._snapshots.consider(turn.after.state, result, turn.after.changed_at)
+            after = turn.after
+            if after is not None:
+                turn.after = Execution(after.plan, after.state, result, after.memo, after.changed_at)
+                if after.state is not None:
+                    self._snapshots.consider(after.state, result, after.changed_at)
+        metrics.count_committed([turn.events for turn in turns if turn.failed is None])
 
     async def _perform(self, turns: Sequence[Turn]) -> None:
         await self._dormitory.wake([turn for turn in turns if turn.failed is None])
@@ -254,10 +255,8 @@ class Engine:
                 continue
             if turn.after is not None:
                 self._remember(turn.execution_id, turn.after)
-            ends = turn.after is None or turn.after.state is None or turn.after.state.finished
-            for arrival, message in turn.arrivals:
-                if isinstance(message, StartRequest) and arrival.delivery is not None:
-                    await self._leases.hold(turn.execution_id, arrival.delivery, ends=ends)
+            if turn.start is not None:
+                await self._hold_leases(turn)
         try:
             await self.dispatcher.perform(
                 command
@@ -273,6 +272,12 @@ class Engine:
         await self._dormitory.put_to_sleep(tired)
         for execution_id in asleep:
             self._forget(execution_id)
+
+    async def _hold_leases(self, turn: Turn) -> None:
+        ends = turn.after is None or turn.after.state is None or turn.after.state.finished
+        for arrival, message in turn.arrivals:
+            if isinstance(message, StartRequest) and arrival.delivery is not None:
+                await self._leases.hold(turn.execution_id, arrival.delivery, ends=ends)
 
     def _forget(self, execution_id: str) -> None:
         self._executions.pop(execution_id, None)

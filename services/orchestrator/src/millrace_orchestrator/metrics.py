@@ -30,13 +30,15 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from millrace_orchestrator.domain.gates import Rule
 from millrace_shared.gates import NoticeKind
-from millrace_shared.messages import Event, FinalStatus
+from millrace_shared.messages import Event, ExecutionFinished, FinalStatus
 
 _PREFIX = "millrace_orchestrator"
 
@@ -82,6 +84,23 @@ gate_verdicts = {
 leases_put = {why: _leases_put.labels(why=why) for why in ("renewed", "woken")}
 compacted_bytes = {when: _compacted_bytes.labels(when=when) for when in ("before", "after")}
 snapshots = {what: _snapshots.labels(what=what) for what in ("taken", "used", "doubted")}
+
+
+def count_committed(committed: Iterable[Sequence[Event]]) -> None:
+    """Count transitions by their events, once for all of a tick: counting takes a lock."""
+    kinds: Counts[type] = Counts()
+    ends: Counts[FinalStatus] = Counts()
+    number = 0
+    for number, transition in enumerate(committed, 1):  # noqa: B007
+        for event in transition:
+            kinds[type(event)] += 1
+            if isinstance(event, ExecutionFinished):
+                ends[event.status] += 1
+    transitions.inc(number)
+    for kind, count in kinds.items():
+        events[kind].inc(count)
+    for status, count in ends.items():
+        finished[status].inc(count)
 
 
 def count_reemitted(command: object, why: str) -> None:

@@ -17,7 +17,9 @@ class Turn:
 
     Attributes:
         execution_id: whose turn it is.
-        arrivals: what arrived for it, decoded, in order.
+        arrivals: what arrived for it, decoded, in order; a start comes first.
+        start: the start message, if one has arrived.
+        is_again: whether something of it may have been handled before, by a process that did not get to the end of it.
         execution: the execution before the turn; None while it is not known, or when there is none.
         from_memory: whether `execution` was in memory, and so may be out of date.
         is_fresh: whether the execution is known to have no log, although its start may have come before.
@@ -30,6 +32,8 @@ class Turn:
 
     execution_id: str
     arrivals: list[tuple[Arrival, InboxMessage]] = field(default_factory=list)
+    start: StartRequest | None = None
+    is_again: bool = False
     execution: Execution | None = None
     from_memory: bool = False
     is_fresh: bool = False
@@ -39,10 +43,15 @@ class Turn:
     commands: list[Command] = field(default_factory=list)
     failed: MillraceError | None = None
 
-    @property
-    def is_again(self) -> bool:
-        """Whether something of it may have been handled before, by a process that did not get to the end of it."""
-        return any(arrival.again for arrival, _ in self.arrivals)
+    def add(self, arrival: Arrival, message: InboxMessage) -> None:
+        """Add what arrived. Whatever came before a start can only be decided after it."""
+        if arrival.again:
+            self.is_again = True
+        if isinstance(message, StartRequest):
+            self.start = message
+            self.arrivals.insert(0, (arrival, message))
+        else:
+            self.arrivals.append((arrival, message))
 
     @property
     def why_again(self) -> str:
@@ -51,8 +60,3 @@ class Turn:
         if not all(isinstance(message, StartRequest) for _, message in again):
             return "retry"
         return "look" if all(arrival.delivery is not None for arrival, _ in again) else "takeover"
-
-    @property
-    def start(self) -> StartRequest | None:
-        """The start message, if one has arrived."""
-        return next((message for _, message in self.arrivals if isinstance(message, StartRequest)), None)

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from nats.aio.subscription import Subscription
 
 from millrace_orchestrator import metrics
@@ -43,8 +44,7 @@ _GROUP = b'{"group":"%b"}' % INBOX_GROUP.encode()
 UNPINNED = "$JS.EVENT.ADVISORY.CONSUMER.UNPINNED.INBOX.*"
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """Something to decide on: a delivered message, or (`delivery` is None) one found by a scan or a timer of our own.
 
     `again` says that it may have been handled before, by a process that did not get to the end of it.

@@ -31,6 +31,13 @@ class Plans:
         self._plans: OrderedDict[tuple[str, str], Plan] = OrderedDict()
         self._loading: dict[tuple[str, str], asyncio.Task[Plan]] = {}
 
+    def known(self, content_hash: str, part: str = "") -> Plan | None:
+        """Return the plan of a definition, or of a group in it, if it is in memory."""
+        plan = self._plans.get((content_hash, part))
+        if plan is not None:
+            self._plans.move_to_end((content_hash, part))
+        return plan
+
     async def get(self, content_hash: str, part: str = "") -> Plan:
         """Return the plan of a definition, or of a group in it (see `StartRequest.part`).
 
@@ -38,15 +45,12 @@ class Plans:
             DefinitionMissing: there is none under this hash, or this version cannot read it.
             BusUnavailable: the server did not answer.
         """
-        key = (content_hash, part)
-        plan = self._plans.get(key)
+        plan = self.known(content_hash, part)
         if plan is None:
-            plan = await self._load_once(key)
-            self._plans[key] = plan
+            key = (content_hash, part)
+            plan = self._plans[key] = await self._load_once(key)
             if len(self._plans) > CACHE_MAX:
                 self._plans.popitem(last=False)
-        else:
-            self._plans.move_to_end(key)
         return plan
 
     async def store(self, content_hash: str, document: bytes) -> None:

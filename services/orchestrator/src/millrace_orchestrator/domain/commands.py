@@ -71,22 +71,21 @@ class Release:
     execution_id: str
 
 
+_STOPPING = (messages.StepCancelled, messages.ExecutionCancelRequested)
+"""Events that have something stopped. Most transitions hold none."""
+
 Command = Run | Arm | Abort | Begin | Tell | Enter | Leave | Release
 
 
 def commands(plan: Plan, state: ExecutionState, events: Iterable[messages.Event]) -> list[Command]:
     """Return what follows from `events`, given the state after them. Aborts come first: they remove queued work."""
     events = tuple(events)
-    aborts: list[Command] = [
-        *_abort(plan, state, events),
-        *_cancel_children(plan, state, _cancelled_now(plan, state, events)),
-    ]
-    for event in events:
-        if isinstance(event, messages.ExecutionCancelRequested):
-            aborts += _cancel_again(plan, state, event, events)
+    aborts = list(_aborts(plan, state, events)) if any(isinstance(event, _STOPPING) for event in events) else []
     others: list[Command] = []
     for event in events:
         match event:
+            case messages.StepCompleted():  # nothing follows from what is most frequent, so it is told first
+                pass
             case messages.StepScheduled():
                 work = state.step(event.step).unit(event.item)
                 if work.status == "running" and work.attempt == event.attempt:
@@ -136,6 +135,14 @@ def outstanding(plan: Plan, state: ExecutionState) -> Iterator[Command]:
                 yield from _awaited(plan, state, step_id, item, work)
         else:
             yield from _awaited(plan, state, step_id, None, step.work)
+
+
+def _aborts(plan: Plan, state: ExecutionState, events: tuple[messages.Event, ...]) -> Iterator[Command]:
+    yield from _abort(plan, state, events)
+    yield from _cancel_children(plan, state, _cancelled_now(plan, state, events))
+    for event in events:
+        if isinstance(event, messages.ExecutionCancelRequested):
+            yield from _cancel_again(plan, state, event, events)
 
 
 def _abort(plan: Plan, state: ExecutionState, events: tuple[messages.Event, ...]) -> Iterator[Abort]:

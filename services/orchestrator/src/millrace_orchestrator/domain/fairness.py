@@ -166,6 +166,8 @@ class Crowds:
         """An execution has `running` attempts under way now."""
         known = self._of_execution.get(execution_id)
         before = 0 if known is None else known[1]
+        if running == before:
+            return
         if running:
             self._of_execution[execution_id] = (workspace, running)
         elif known is not None:
