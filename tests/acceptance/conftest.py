@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx
 import pytest
 
 from millrace.embedded import BackgroundStack, EmbeddedStack
+from millrace_shared.testing.waiting import until
 
 KEY = "acceptance-test-key"
-POLL_S = 0.02
 
 
 @dataclass
@@ -58,12 +57,12 @@ class Millrace:
             detail = self.detail(execution_id)
             return detail["status"] not in {"pending", "running", "paused"}
 
-        until(has_ended, deadline_s, lambda: f"execution {execution_id} is {detail.get('status')}: {detail}")
+        until(has_ended, lambda: f"execution {execution_id} is {detail.get('status')}: {detail}", deadline_s)
         return detail
 
     def begun(self, execution_id: str, deadline_s: float = 60.0) -> None:
         """Wait until an execution runs: it has passed its gates of flow control."""
-        until(lambda: self.detail(execution_id)["status"] == "running", deadline_s, lambda: f"{execution_id} to run")
+        until(lambda: self.detail(execution_id)["status"] == "running", f"{execution_id} runs", deadline_s)
 
     def start_many(self, workflow: str, count: int) -> list[str]:
         """Start executions from several clients at once; return their ids."""
@@ -74,15 +73,6 @@ class Millrace:
         """Wait until all have ended; return their details."""
         deadline = time.monotonic() + deadline_s
         return [self.ended(execution_id, max(1.0, deadline - time.monotonic())) for execution_id in ids]
-
-
-def until(condition: Callable[[], bool], deadline_s: float, describe: Callable[[], str]) -> None:
-    """Wait for a condition, and say what is missing when it does not come true in time."""
-    deadline = time.monotonic() + deadline_s
-    pause = Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {deadline_s:g} s: {describe()}"
-        pause.wait(POLL_S)
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from threading import Event
 from typing import Any
 
 import pytest
 
+from millrace_shared.testing.waiting import until
+
 ECHO = "millrace_agent_runner.functions:echo"
 CRASH = "millrace_agent_runner.functions.testing:crash"
-DEADLINE_S = 60.0
 DEPTH = 500
 ITEMS = 10_000
 
@@ -26,16 +24,8 @@ def children(millrace: Any, execution_id: str, count: int = 1) -> list[dict[str,
         items = answer.json()["items"]
         return len(items) >= count
 
-    wait_until(are_listed, f"{execution_id} to have {count} children: {items}")
+    until(are_listed, f"{execution_id} to have {count} children: {items}")
     return items
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    pause = Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        pause.wait(0.02)
 
 
 def first_child(millrace: Any, execution_id: str) -> str:
@@ -200,7 +190,7 @@ def test_a_pause_reaches_what_runs_below(millrace: Any) -> None:
     execution_id = millrace.start("deep-pause")
     child = first_child(millrace, execution_id)
     assert millrace.http.post(f"/api/v1/executions/{execution_id}/pause").status_code == 200
-    wait_until(lambda: millrace.detail(child)["status"] == "paused", f"{child} to be paused")
+    until(lambda: millrace.detail(child)["status"] == "paused", f"{child} to be paused")
     assert millrace.http.post(f"/api/v1/executions/{child}/signal", json={"name": "go"}).status_code == 200
     assert step(millrace.detail(child), "after")["status"] == "pending"
     assert millrace.http.post(f"/api/v1/executions/{execution_id}/resume").status_code == 200

@@ -7,23 +7,15 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import nats
 
+from millrace_shared.testing.waiting import until
+
 API = "/api/v1"
 SUBJECT = "trigger.default.not-taken"
-
-
-def until(condition: Any, deadline_s: float = 60.0) -> Any:
-    """Wait until a condition holds; return what it returned."""
-    deadline = time.monotonic() + deadline_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {deadline_s:g} s"
-        time.sleep(0.02)
-    return found
 
 
 def publish(millrace: Any, subject: str, payload: bytes) -> None:

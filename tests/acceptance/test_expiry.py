@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import httpx
@@ -17,11 +15,11 @@ from millrace.embedded import EmbeddedStack
 from millrace_shared import subjects
 from millrace_shared.bus.connection import connect
 from millrace_shared.bus.log_reader import holds_any
+from millrace_shared.testing.waiting import until
 
 KEY = "acceptance-test-key"
 RETENTION_S = 3.0
 DAY_S = 86_400
-DEADLINE_S = 60.0
 FAIL = {"python": "millrace_agent_runner.functions.testing:fail", "input": {"retryable": False}}
 STEPS = {"a": {"transform": 1}, "b": {"needs": ["a"], **FAIL}}
 WAITS = {"ok": {"approval": {"message": "Publish?"}}}
@@ -64,14 +62,6 @@ def before(millrace: Any, running: str) -> dict[str, Any]:
     until(lambda: not has_log(millrace, detail["id"]), "the log is removed")
     until(lambda: listed(millrace, detail["id"]) is not None, "it is listed")
     return detail
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    pause = Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}"
-        pause.wait(0.05)
 
 
 def has_log(millrace: Any, execution_id: str) -> bool:

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +21,7 @@ from millrace_shared.bus.connection import connect
 from millrace_shared.bus.log_reader import read_subject
 from millrace_shared.codec import decode_fact
 from millrace_shared.messages import StepStarted
+from millrace_shared.testing.waiting import until
 
 KEY = "replicas-test-key"
 SLEEP = "millrace_agent_runner.functions.testing:sleep"
@@ -60,14 +59,6 @@ def millrace(chaos: ModuleType, server_directory: Callable[[], Path], product: A
         yield product(running, http)
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something is so."""
-    deadline, pause = time.monotonic() + DEADLINE_S, Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}"
-        pause.wait(0.02)
-
-
 def starts_of(millrace: Any, execution_id: str) -> list[StepStarted]:
     async def read() -> list[StepStarted]:
         connection = await connect(millrace.stack.nats_url, "test")
@@ -85,14 +76,16 @@ def begun(millrace: Any, seconds: float) -> tuple[str, str]:
     """Start an execution of one step; return its id and the runner that has begun it."""
     name = millrace.save({"name": "long", "steps": {"a": {"python": SLEEP, "input": {"seconds": seconds}}}})
     execution_id = millrace.start(name)
-    until(lambda: len(starts_of(millrace, execution_id)) == 1, "a runner has begun it")
+    until(lambda: len(starts_of(millrace, execution_id)) == 1, "a runner has begun it", DEADLINE_S)
     return execution_id, starts_of(millrace, execution_id)[0].runner
 
 
 def test_what_a_killed_runner_held_is_done_by_another(millrace: Any) -> None:
     execution_id, runner = begun(millrace, seconds=5.0)
     millrace.stack.kill(runner)
-    until(lambda: len(starts_of(millrace, execution_id)) == 2, "another, or its successor, has taken it over")
+    until(
+        lambda: len(starts_of(millrace, execution_id)) == 2, "another, or its successor, has taken it over", DEADLINE_S
+    )
     assert millrace.ended(execution_id)["status"] == "completed"
     millrace.stack.wait_ready(runner)
 
@@ -100,10 +93,12 @@ def test_what_a_killed_runner_held_is_done_by_another(millrace: Any) -> None:
 def test_a_runner_that_stood_still_gives_up_what_another_has(millrace: Any) -> None:
     execution_id, runner = begun(millrace, seconds=600.0)
     millrace.stack.suspend(runner)
-    until(lambda: len(starts_of(millrace, execution_id)) == 2, "another has taken it over")
+    until(lambda: len(starts_of(millrace, execution_id)) == 2, "another has taken it over", DEADLINE_S)
     millrace.stack.resume(runner)
     metrics = f"{millrace.stack.stack.url(runner)}/metrics"
-    until(lambda: "millrace_runner_attempts_lost_total 1.0" in httpx.get(metrics).text, "it has given it up")
+    until(
+        lambda: "millrace_runner_attempts_lost_total 1.0" in httpx.get(metrics).text, "it has given it up", DEADLINE_S
+    )
     assert millrace.detail(execution_id)["status"] == "running"
     assert millrace.http.post(f"/api/v1/executions/{execution_id}/cancel").status_code < 300
     assert millrace.ended(execution_id)["status"] == "cancelled"

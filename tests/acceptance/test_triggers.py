@@ -16,20 +16,12 @@ import nats
 import pytest
 
 from millrace_api.domain.trigger_signatures import sign
+from millrace_shared.testing.waiting import until
 
 EVERY_SECOND = "* * * * * *"
 SECRET = "a-secret-that-nobody-guesses"
 API = "/api/v1"
 _numbers = itertools.count()
-
-
-def until(condition: Any, deadline_s: float = 60.0) -> Any:
-    """Wait until a condition holds; return what it returned."""
-    deadline = time.monotonic() + deadline_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {deadline_s:g} s"
-        time.sleep(0.02)
-    return found
 
 
 def echo(millrace: Any) -> str:
@@ -162,7 +154,7 @@ def test_a_thousand_events_start_a_thousand_executions_through_a_crash(millrace:
     publish(millrace, *(("burst", b'{"n": %d}' % number) for number in range(500, 1_000)))
     millrace.stack.wait_ready("api")
     query = f"{API}/executions?label=trigger:{trigger['name']}&status=completed&limit=1"
-    until(lambda: millrace.http.get(query).json()["total"] == 1_000, 90.0)
+    until(lambda: millrace.http.get(query).json()["total"] == 1_000, deadline_s=90.0)
     total = millrace.http.get(f"{API}/executions?label=trigger:{trigger['name']}&limit=1").json()["total"]
     assert total == 1_000
 

@@ -6,19 +6,17 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
+
+from millrace_shared.testing.waiting import until
 
 FIB = {"python": "millrace_agent_runner.functions:fib", "input": {"n": 1}}
 SLEEP = "millrace_agent_runner.functions.testing:sleep"
 FAIL = "millrace_agent_runner.functions.testing:fail"
 ASK = {"approval": {"message": "Publish?", "deadline": "1h", "default": "reject"}}
-DEADLINE_S = 60.0
 FINAL = {"completed", "failed", "cancelled", "timeout"}
 
 Why = dict[str, Any]
@@ -31,15 +29,6 @@ def why(millrace: Any, execution_id: str) -> Why:
     assert found["reasons"]
     assert found["message"]
     return found
-
-
-def until(condition: Callable[[], bool], describe: Callable[[], str]) -> None:
-    """Wait for a condition, and say what is there instead when it does not come true in time."""
-    deadline = time.monotonic() + DEADLINE_S
-    pause = Event()
-    while not condition():
-        assert time.monotonic() < deadline, describe()
-        pause.wait(0.05)
 
 
 def explained(millrace: Any, execution_id: str, code: str, pattern: str = "") -> Why:

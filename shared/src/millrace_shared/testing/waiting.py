@@ -11,7 +11,7 @@ from threading import Event
 from typing import TypeVar
 
 DEADLINE_S = 60.0
-PAUSE_S = 0.01
+PAUSE_S = 0.02
 
 Found = TypeVar("Found")
 What = str | Callable[[], str]
@@ -21,7 +21,7 @@ def until(condition: Callable[[], Found], what: What = "what is waited for", dea
     """Return the first result of `condition` that is true.
 
     Args:
-        condition: Asked every 10 ms.
+        condition: Asked every 20 ms.
         what: What is waited for, or a function that says how far it has come.
         deadline_s: How long to wait, in seconds.
 
