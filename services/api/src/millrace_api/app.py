@@ -13,6 +13,7 @@ from millrace_api.metrics import Measured
 from millrace_api.routes import (
     dead,
     derivation,
+    event_stream,
     executions,
     hooks,
     live,
@@ -40,7 +41,8 @@ Times are UTC (RFC 3339), durations seconds. Failures are RFC 9457 problem docum
 Send `Authorization: Bearer <api key>` with every request.
 
 Live feeds are WebSockets: `/ws/executions/{id}` (everything of one execution; resume with `?last_event_id=`),
-`/ws/workflows/{id}` and `/ws/workflows/{id}/step/{step_id}`.
+`/ws/workflows/{id}` and `/ws/workflows/{id}/step/{step_id}`. `/api/v1/executions/{id}/stream` is the first of them as
+server-sent events.
 """
 
 
@@ -56,6 +58,7 @@ def build(adapters: Adapters) -> ASGIApp:
     app.state.adapters = adapters
     app.include_router(derivation.router)  # first: /executions/bulk/cancel is no execution's
     app.include_router(executions.router)
+    app.include_router(event_stream.router)
     app.include_router(steering.router)
     app.include_router(why.router)
     app.include_router(workflows.router)

@@ -98,6 +98,7 @@ async def serve(settings: ApiSettings) -> AsyncIterator[Running]:
         await server.start()
         stack.push_async_callback(server.stop)
         stack.callback(adapters.feed.end_all, "this server stops")
+        stack.callback(adapters.watch.stop)
         stack.callback(adapters.waiting.stop)
         stack.callback(adapters.steering.stop)
         yield Running(adapters, server.port)
@@ -148,6 +149,6 @@ async def _compose(
         blobs=blobs,
         feed=WorkflowFeed(connection, definitions),
         watch=ExecutionWatch(connection),
-        sockets=Places(SOCKETS_MAX, "too_many_watching", "WebSockets are open"),
+        sockets=Places(SOCKETS_MAX, "too_many_watching", "live feeds are open"),
         checks={"nats": check_nats, "postgres": check_postgres},
     )

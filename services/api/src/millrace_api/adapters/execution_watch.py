@@ -7,7 +7,8 @@ twice. Facts are read from their stream whenever one is heard live: the live cop
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +18,8 @@ from millrace_api.domain.positions import Position
 from millrace_api.domain.rendering import timestamp
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
-from millrace_shared.bus.log_reader import read_subject
-from millrace_shared.codec import decode_fact
+from millrace_shared.bus.log_reader import read_last_of_log, read_subject
+from millrace_shared.codec import decode_fact, decode_transition
 from millrace_shared.errors import MessageInvalid
 from millrace_shared.messages import Transition
 
@@ -34,8 +35,29 @@ class ExecutionWatch:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._stopping = asyncio.Event()
 
-    async def messages(self, execution_id: str, after: Position) -> AsyncIterator[Message]:
+    def stop(self) -> None:
+        """Tell whoever serves a feed to end it: this process stops."""
+        self._stopping.set()
+
+    async def stopped(self) -> None:
+        """Return when feeds are to end because this process stops."""
+        await self._stopping.wait()
+
+    async def is_over(self, execution_id: str, after: Position) -> bool:
+        """Tell whether the execution has ended and nothing of it comes after a position.
+
+        Raises:
+            BusUnavailable: a stream cannot be read.
+        """
+        last = await read_last_of_log(self._connection, execution_id)
+        if last is None or not is_final(decode_transition(last.payload)):
+            return False
+        async with aclosing(self.messages(execution_id, after)) as messages:  # it ends: nothing is waited for
+            return await anext(messages, None) is None
+
+    async def messages(self, execution_id: str, after: Position) -> AsyncGenerator[Message]:
         """Yield the messages of an execution after a position, until it has ended.
 
         Raises:

@@ -77,7 +77,7 @@ PROBLEMS: Mapping[str, Kind] = {
     "blob_store_unavailable": Kind(503, "Blob store unavailable", "Repeat the request in a moment."),
     "upgrade_needed": Kind(503, "Written by a later version", "Upgrade this server, or ask one of that version."),
     "too_many_drafts": Kind(503, "Too many definitions wait", "Repeat the request in a moment."),
-    "too_many_watching": Kind(503, "Too many WebSockets", "Close some, or use another instance."),
+    "too_many_watching": Kind(503, "Too many live feeds", "Close some, or use another instance."),
     "too_many_waiting": Kind(503, "Too many requests wait", "Leave `wait` out, and ask for the execution."),
 }
 
