@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from millrace_agent_runner.domain.attempt import Attempt, Spec, spec_of
+from millrace_agent_runner.domain.journal import Body, Entry
 from millrace_shared.ids import new_id
 from millrace_shared.messages import RunStep, WorkKind
 from millrace_shared.testing.providers import FakeProviders
@@ -35,6 +36,41 @@ def attempt_of(step: RunStep, secrets: tuple[str, ...] = ()) -> Attempt:
     """An attempt as an executor gets it."""
     spec = spec_of(step) if bytes(step.spec) != b"{}" else Spec()
     return Attempt(step, spec, step.input.data, secrets, time.time() + step.timeout_s)
+
+
+class MemoryJournal:
+    """A journal that is not stored; `entries` is what an attempt found."""
+
+    def __init__(self, kept: list[Entry]) -> None:
+        self.kept = kept
+        self.entries = tuple(kept)
+        self.runner = "runner-1"
+
+    async def append(self, entry: Entry) -> None:
+        self.kept.append(entry)
+
+    async def pack(self, document: bytes) -> Body:
+        return Body(document=msgspec.Raw(document))
+
+    async def unpack(self, body: Body) -> bytes:
+        return bytes(body.document)
+
+
+class MemoryJournals:
+    """Journals by execution, step, item and iteration."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Any, list[Entry]] = {}
+
+    async def open(self, step: RunStep, *, resumes: bool) -> MemoryJournal:
+        kept = self.kept.setdefault((step.execution_id, step.step, step.item, step.iteration), [])
+        assert resumes or not kept, "a conversation was begun before, and nobody looked"
+        return MemoryJournal(kept)
+
+
+@pytest.fixture
+def journals() -> MemoryJournals:
+    return MemoryJournals()
 
 
 @pytest.fixture

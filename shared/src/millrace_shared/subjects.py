@@ -22,6 +22,7 @@
 | `ctl.taken.<exec>` | agent-runner | agent-runner | a silent runner's attempt was taken over (not stored) |
 | `ctl.crowded.<kind>.<lane>` | orchestrator | agent-runner | work was queued in a crowded lane (not stored) |
 | `cache.<workspace>.<key>` | agent-runner | agent-runner | the result kept under a key, until its time is up |
+| `jrn.<p>.<exec>.<step>.<iteration>` | agent-runner | agent-runner | the journal of a conversation with a model |
 | `ctl.workflow.<workspace>` | api | api | a workflow was saved: forget what you know of it (not stored) |
 | `trigger.<workspace>.<name>` | other services | api | events that start executions |
 | `timer.cron.<workspace>.<trigger>` | api | the server's scheduler | the schedule of a cron trigger |
@@ -131,6 +132,12 @@ def crowded_control(kind: str, lane: str) -> str:
 def cache(workspace: str, key: str) -> str:
     """Where the result of a cached step is kept; `key` is a SHA-256 in hex."""
     return f"cache.{workspace}.{key}"
+
+
+def journal(execution_id: str, step: str, item: int | None, iteration: int) -> str:
+    """Where the conversation of an agent step is kept, for all attempts of one iteration: `jrn.3.<exec>.ask~2.0`."""
+    unit = step if item is None else f"{step}~{item}"
+    return f"jrn.{partition_of(execution_id)}.{execution_id}.{unit}.{iteration}"
 
 
 def workflow_control(workspace: str) -> str:

@@ -27,6 +27,7 @@ STORED: dict[str, list[Callable[[str], str]]] = {
     "DEFINITIONS": [lambda one: subjects.definition("0" * 64)],
     "GATES": [subjects.gate_state, lambda one: subjects.gate_ticket(one, one)],
     "CACHE": [lambda one: subjects.cache("default", one.replace("-", "") * 2)],
+    "JOURNAL": [lambda one: subjects.journal(one, "ask", None, 0), lambda one: subjects.journal(one, "ask", 3, 2)],
     "DEAD": [lambda one: subjects.dead("INBOX"), lambda one: subjects.buried("EVENTS", 7)],
 }
 

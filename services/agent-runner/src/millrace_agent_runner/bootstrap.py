@@ -11,6 +11,7 @@ from functools import partial
 from millrace_agent_runner.adapters.cache import ResultCache
 from millrace_agent_runner.adapters.database import open_database
 from millrace_agent_runner.adapters.facts import Facts
+from millrace_agent_runner.adapters.journal import StoredJournals
 from millrace_agent_runner.adapters.worker import Worker
 from millrace_agent_runner.domain.attempt import Executor
 from millrace_agent_runner.domain.perform import Performer
@@ -48,14 +49,16 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
         publisher = await Publisher(connection).start()
         pool = await stack.enter_async_context(open_database(url, settings.runner_database_pool_max))
         facts = Facts(connection, publisher)
+        blobs = Blobs(settings.blobs)
+        journals = StoredJournals(connection, publisher, blobs, runner)
         functions = Functions(settings.module_prefixes)
         threads = Threads(settings.runner_slots * THREADS_PER_SLOT)
         python = PythonExecutor(functions, threads)
         http = HttpExecutor(settings.allowed)
-        agent = AgentExecutor(facts, http, python, os.environ, settings.openai_base_url)
+        agent = AgentExecutor(facts, journals, http, python, os.environ, settings.openai_base_url)
         executors: dict[WorkKind, Executor] = {"python": python, "http": http, "agent": agent}
         secrets = environment_secrets(os.environ)
-        performer = Performer(executors, Blobs(settings.blobs), ResultCache(connection), secrets, runner)
+        performer = Performer(executors, blobs, ResultCache(connection), secrets, runner)
         worker = Worker(
             connection,
             publisher,

@@ -6,7 +6,9 @@
     │   └── TerminalFailure          another attempt would fail the same way (also a TerminalError)
     └── Deferred                     no failure: the attempt gives its place back, and another goes on later
     RetryableError (shared.errors)
-    └── ThreadsHeld                  functions that do not return hold every thread
+    ├── ThreadsHeld                  functions that do not return hold every thread
+    ├── TakenOver                    another runner goes on with the attempt
+    └── LimitsUnavailable            the database that holds rate limits does not answer
 
 `category` is one of the definition's error categories, or one that is never retried: retry rules and dashboards go by
 it, so an error that must not be retried needs a category that no rule can name. `code` is finer and stable. Functions
@@ -40,6 +42,14 @@ from millrace_shared.messages import Deferral
 
 class ThreadsHeld(RetryableError):
     """Functions that do not return at their deadline hold every thread, and others wait for one."""
+
+
+class TakenOver(RetryableError):
+    """Another runner goes on with the attempt, so this one says nothing about it any more."""
+
+
+class LimitsUnavailable(RetryableError):
+    """The database that holds rate limits does not answer, so nothing that they hold for is called."""
 
 
 class StepFailure(MillraceError):

@@ -53,13 +53,13 @@ async def slow() -> AsyncIterator[Slow]:
 
 
 @pytest.fixture
-async def agent_executor(slow: Slow, python_executor: Any) -> AsyncIterator[AgentExecutor]:
+async def agent_executor(slow: Slow, python_executor: Any, journals: Any) -> AsyncIterator[AgentExecutor]:
     class Unheard:
         def llm_call(self, fact: Any) -> None: ...
         def token_delta(self, fact: Any) -> None: ...
 
     http = HttpExecutor(())
-    agents = AgentExecutor(Unheard(), http, python_executor, {}, f"http://127.0.0.1:{slow.port}/v1")
+    agents = AgentExecutor(Unheard(), journals, http, python_executor, {}, f"http://127.0.0.1:{slow.port}/v1")
     yield agents
     await agents.close()
     await http.close()

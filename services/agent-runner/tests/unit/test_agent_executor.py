@@ -46,10 +46,10 @@ def facts() -> Recorded:
 
 
 @pytest.fixture
-async def executor(provider: DemoProvider, facts: Recorded) -> AsyncIterator[AgentExecutor]:
+async def executor(provider: DemoProvider, facts: Recorded, journals: Any) -> AsyncIterator[AgentExecutor]:
     http = HttpExecutor(Allowed.parse(["127.0.0.0/8"]))
     python = PythonExecutor(Functions(()), Threads(2))
-    agents = AgentExecutor(facts, http, python, {}, provider.base_url)
+    agents = AgentExecutor(facts, journals, http, python, {}, provider.base_url)
     yield agents
     await agents.close()
     await http.close()
@@ -134,8 +134,11 @@ async def test_a_providers_errors_are_told_apart(
     assert call.cost_usd == (None if model == "mock-hangup" else Decimal(0))
 
 
-async def test_a_key_that_is_missing_is_named(facts: Recorded, step_factory: Any, attempt_factory: Any) -> None:
-    executor = AgentExecutor(facts, HttpExecutor(Allowed()), PythonExecutor(Functions(()), Threads(1)), {}, None)
+async def test_a_key_that_is_missing_is_named(
+    facts: Recorded, journals: Any, step_factory: Any, attempt_factory: Any
+) -> None:
+    python = PythonExecutor(Functions(()), Threads(1))
+    executor = AgentExecutor(facts, journals, HttpExecutor(Allowed()), python, {}, None)
     for provider, variable in [
         ("openai", "OPENAI_API_KEY"),
         ("anthropic", "ANTHROPIC_API_KEY"),

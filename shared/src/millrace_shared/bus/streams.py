@@ -143,6 +143,13 @@ STREAMS: tuple[Stream, ...] = (
         # Documents and tickets of flow control: the last message of a subject is the truth, and its sequence the fence.
         extra={"allow_atomic": True, "allow_msg_ttl": True, "max_msgs_per_subject": 1},
     ),
+    Stream(
+        "JOURNAL",
+        ("jrn.*.*.>",),
+        max_age_s=30 * DAY_S,
+        # What was paid for: synced before it is used. A subject's last sequence is the fence between two runners.
+        extra={"allow_atomic": True},
+    ),
     Stream("TRIGGERS", ("trigger.*.*",), max_age_s=7 * DAY_S, extra={"max_msg_size": EVENT_BYTES_MAX}),
     Stream("TELEMETRY", ("tel.*.*.>",), max_age_s=7 * DAY_S, extra={"persist_mode": "async"}),
     Stream("DEAD", ("dead.>",), max_age_s=30 * DAY_S),

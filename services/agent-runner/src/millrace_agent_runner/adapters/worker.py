@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections import deque
+from typing import cast
 
 import msgspec
 
@@ -27,6 +28,7 @@ from millrace_agent_runner.adapters.repeats import Repeats
 from millrace_agent_runner.domain.attempt import Attempt
 from millrace_agent_runner.domain.perform import Performer
 from millrace_agent_runner.domain.poison import result_for_poison
+from millrace_agent_runner.errors import TakenOver
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.dead import bury
@@ -35,7 +37,7 @@ from millrace_shared.bus.streams import WORK_DELIVERIES_MAX
 from millrace_shared.codec import decode_work, encode
 from millrace_shared.errors import BusUnavailable, MessageInvalid, MillraceError
 from millrace_shared.ids import attempt_key
-from millrace_shared.messages import RunStep, StepResult, StepStarted
+from millrace_shared.messages import NOTHING, RunStep, StepResult, StepStarted
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +220,7 @@ class Worker:
 
         It waits for an answer, since a message that is given back comes again at once, and only so often.
         """
-        if job.stale_since is None and not self._repeats.may_be(job.taken.delivery, step):
+        if not self._may_be_repeat(job):
             return False
         is_over = is_elsewhere = False
         while True:
@@ -242,31 +244,38 @@ class Worker:
     async def _perform(self, job: Job) -> StepResult | None:
         """Perform the attempt within its deadline. None: it was stopped, and not on its own account."""
         assert job.step is not None
-        attempt = job.attempt = self._performer.open(job.step, job.started_at)
+        attempt = job.attempt = self._performer.open(job.step, job.started_at, resumes=self._may_be_repeat(job))
         if job.is_stopped:
             return self._stopped_result(job, attempt)
         if attempt.ends_at <= job.started_at:
             return self._performer.timed_out(attempt, job.started_at)
         job.task = asyncio.current_task()
+        output, raised = NOTHING, cast("BaseException | None", None)
         try:
             output = await self._performer.perform(attempt)
         except asyncio.CancelledError as error:
-            if job.stopped is None:
-                if self._is_cancelled(job):
-                    raise
-                return self._performer.failed(attempt, error, job.started_at)
+            if job.stopped is None and self._is_cancelled(job):
+                raise
+            raised = error
+        except TakenOver as error:
+            log.warning("gave %s up: %s", job.taken.delivery.subject, error)
+            job.stopped = job.stopped or "lost"
         except Exception as error:  # noqa: BLE001  whatever it is, it is the attempt's outcome
-            if job.stopped is None:
-                return self._performer.failed(attempt, error, job.started_at)
-        else:
-            if job.stopped is None:
-                return self._performer.succeeded(attempt, output, job.started_at)
+            raised = error
         finally:
             task, job.task = job.task, None
             if job.stopped is not None and task is not None:
                 while task.cancelling():
                     task.uncancel()
-        return self._stopped_result(job, attempt)
+        if job.stopped is not None:
+            return self._stopped_result(job, attempt)
+        if raised is not None:
+            return self._performer.failed(attempt, raised, job.started_at)
+        return self._performer.succeeded(attempt, output, job.started_at)
+
+    def _may_be_repeat(self, job: Job) -> bool:
+        assert job.step is not None
+        return job.stale_since is not None or self._repeats.may_be(job.taken.delivery, job.step)
 
     def _stopped_result(self, job: Job, attempt: Attempt) -> StepResult | None:
         if job.stopped in {"drain", "lost"}:

@@ -54,6 +54,10 @@ class Attempt:
         ends_at: when it must have ended, in Unix seconds.
         usage: what LLM calls used up to now; None when there were none.
         cached: the output was found in the result cache, and nothing was performed.
+        resumes: somebody may have begun with it, or with its conversation, before.
+        call: the number of the call to a model that is being made, from 1, counted over the whole conversation: the
+            attempt that goes on with an interrupted call has the same number, and no other call ever has it.
+        reported: calls to models that were reported, likewise over the whole conversation.
     """
 
     step: RunStep
@@ -63,6 +67,9 @@ class Attempt:
     ends_at: float
     usage: Usage | None = None
     cached: bool = False
+    resumes: bool = False
+    call: int = 0
+    reported: int = 0
 
 
 Executor = Callable[[Attempt], Awaitable[Any]]

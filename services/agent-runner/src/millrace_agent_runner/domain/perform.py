@@ -65,10 +65,10 @@ class Performer:
         self._runner = runner
         self._clock = clock
 
-    def open(self, step: RunStep, started_at: float) -> Attempt:
-        """Return the attempt that `step` asks for, with its deadline."""
+    def open(self, step: RunStep, started_at: float, *, resumes: bool = False) -> Attempt:
+        """Return the attempt that `step` asks for, with its deadline. `resumes`: somebody may have begun with it."""
         ends_at = min(started_at + step.timeout_s, step.deadline)
-        return Attempt(step, _EMPTY, None, (), ends_at)
+        return Attempt(step, _EMPTY, None, (), ends_at, resumes=resumes or step.continues)
 
     async def perform(self, attempt: Attempt) -> Payload:
         """Do the work, unless its result is in the cache, and return the output.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from millrace_agent_runner.domain.attempt import Attempt
+from millrace_agent_runner.domain.journal import Journals
 from millrace_shared.messages import LlmCall, TokenDelta
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class AgentExecutor:
 
     Args:
         facts: where calls to models are reported.
+        journals: where conversations are recorded.
         http: for the `http.get` tool.
         python: for functions as tools.
         environment: holds the providers' keys.
@@ -40,12 +42,14 @@ class AgentExecutor:
     def __init__(
         self,
         facts: CallFacts,
+        journals: Journals,
         http: HttpExecutor,
         python: PythonExecutor,
         environment: Mapping[str, str],
         openai_base_url: str | None,
     ) -> None:
         self._facts = facts
+        self._journals = journals
         self._http = http
         self._python = python
         self._environment = environment
@@ -72,5 +76,7 @@ class AgentExecutor:
                 # A thread imports it: the other slots' heartbeats need the loop meanwhile.
                 module = await asyncio.to_thread(importlib.import_module, "millrace_agent_runner.executors.agent.run")
                 models = module.Models(self._environment, self._openai_base_url)
-                self._runs = module.AgentRuns(models, module.Tools(self._http, self._python), self._facts)
+                self._runs = module.AgentRuns(
+                    models, module.Tools(self._http, self._python), self._facts, self._journals
+                )
             return self._runs

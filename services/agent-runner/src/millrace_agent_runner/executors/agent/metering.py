@@ -21,6 +21,7 @@ from pydantic_ai.usage import RequestUsage
 from millrace_agent_runner import metrics
 from millrace_agent_runner.domain.attempt import Attempt
 from millrace_agent_runner.domain.outcome import error_of
+from millrace_agent_runner.domain.usage import plus
 from millrace_agent_runner.executors.agent.executor import CallFacts
 from millrace_agent_runner.executors.agent.failures import failure_of
 from millrace_agent_runner.executors.agent.models import KEYS, OFFLINE
@@ -57,7 +58,6 @@ class MeteredModel(WrapperModel):
         self._attempt = attempt
         self._facts = facts
         self._keys = keys
-        self._sequence = 0
 
     async def request(
         self,
@@ -108,22 +108,15 @@ class MeteredModel(WrapperModel):
         first_token_s: float | None = None,
         error: BaseException | None = None,
     ) -> None:
-        self._sequence += 1
+        self._attempt.reported += 1
         if error is None:
             price = price_of(usage, self._provider_name, self._model, self._endpoint)
         else:
             # A request that was refused costs nothing; one that broke off may have been billed.
             price = NOTHING if isinstance(error, ModelHTTPError) or self._provider_name == OFFLINE else UNKNOWN
-        known, step = self._attempt.usage, self._attempt.step
-        cost = price.cost_usd
-        if known is not None:
-            cost = None if cost is None or known.cost_usd is None else known.cost_usd + cost
-        self._attempt.usage = Usage(
-            calls=(known.calls if known else 0) + 1,
-            input_tokens=(known.input_tokens if known else 0) + usage.input_tokens,
-            output_tokens=(known.output_tokens if known else 0) + usage.output_tokens,
-            cost_usd=cost,
-        )
+        step = self._attempt.step
+        used = Usage(1, usage.input_tokens, usage.output_tokens, price.cost_usd)
+        self._attempt.usage = plus(self._attempt.usage, used)
         info = self._error_info(error)
         self._facts.llm_call(
             LlmCall(
@@ -132,7 +125,7 @@ class MeteredModel(WrapperModel):
                 workflow_id=step.workflow_id,
                 step=step.step,
                 attempt=step.attempt,
-                sequence=self._sequence,
+                sequence=self._attempt.reported,
                 provider=self._provider_name,
                 model=self._model,
                 at=started_at,
