@@ -8,17 +8,32 @@ import pytest
 
 from millrace.embedded import BackgroundStack, EmbeddedStack
 
+# A step that a test leaves asleep need not be waited for when its stack stops.
+IMPATIENT = {"MILLRACE_RUNNER_GRACE_S": "1"}
+
 
 @pytest.fixture(scope="session")
 def running_stack(server_directory: Callable[[], Path]) -> Iterator[BackgroundStack]:
     """NATS, PostgreSQL and the four services, shared: tests keep apart by the names of their workflows."""
-    stack = EmbeddedStack(server_directory(), durability="interval")
+    stack = EmbeddedStack(server_directory(), durability="interval", environment=IMPATIENT)
     with stack.in_background() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def stack_environment(running_stack: BackgroundStack) -> dict[str, str]:
-    """The environment of a user who started that stack: nothing but the data directory says where it is."""
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
-    return {**mine, "MILLRACE_DATA_DIR": str(running_stack.stack.directory.root), "NO_COLOR": "1"}
+def user_of() -> Callable[[BackgroundStack], dict[str, str]]:
+    """Gives the environment of a user who started a stack: nothing but the data directory says where it is."""
+
+    def environment(running: BackgroundStack) -> dict[str, str]:
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
+        return {**mine, "MILLRACE_DATA_DIR": str(running.stack.directory.root), "NO_COLOR": "1"}
+
+    return environment
+
+
+@pytest.fixture(scope="session")
+def stack_environment(
+    running_stack: BackgroundStack, user_of: Callable[[BackgroundStack], dict[str, str]]
+) -> dict[str, str]:
+    """The environment of a user who started the shared stack."""
+    return user_of(running_stack)

@@ -84,7 +84,10 @@ def product() -> type[Millrace]:
 @pytest.fixture(scope="module")
 def millrace(server_directory: Callable[[], Path]) -> Iterator[Millrace]:
     """The product, started for the module."""
-    environment = {"MILLRACE_PYTHON_MODULES": "millrace_agent_runner.functions"}
+    environment = {
+        "MILLRACE_PYTHON_MODULES": "millrace_agent_runner.functions",
+        "MILLRACE_RUNNER_GRACE_S": "1",  # a step that a test leaves asleep need not be waited for at the end
+    }
     stack = EmbeddedStack(server_directory(), api_key=KEY, environment=environment)
     headers = {"Authorization": f"Bearer {KEY}"}
     transport = httpx.HTTPTransport(retries=5)

@@ -4,11 +4,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from millrace.embedded import BackgroundStack, EmbeddedStack
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,6 +56,15 @@ def matches(expected: tuple[str, ...], actual: list[str]) -> bool:
     return bool(actual) and normal(first) == normal(actual[0]) and matches(tuple(rest), actual[1:])
 
 
+@pytest.fixture(scope="module")
+def environment(
+    server_directory: Callable[[], Path], user_of: Callable[[BackgroundStack], dict[str, str]]
+) -> Iterator[dict[str, str]]:
+    """A user's who has just started a stack: lists show what the page's commands did, as wide as it is on the page."""
+    with EmbeddedStack(server_directory(), durability="interval").in_background() as running:
+        yield user_of(running)
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -63,7 +74,7 @@ def directory(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "<!-- run -->" in page.read_text()], ids=lambda page: page.name
 )
-def test_commands_do_what_the_page_says(page: Path, directory: Path, stack_environment: dict[str, str]):
+def test_commands_do_what_the_page_says(page: Path, directory: Path, environment: dict[str, str]):
     millrace = str(Path(sys.executable).with_name("millrace"))
     ids: dict[str, str] = {}  # as the page has them, and as they are
     for marked in MARKED.finditer(page.read_text()):
@@ -76,7 +87,7 @@ def test_commands_do_what_the_page_says(page: Path, directory: Path, stack_envir
             ran = subprocess.run(
                 [millrace, *arguments],
                 cwd=directory,
-                env=stack_environment,
+                env=environment,
                 capture_output=True,
                 text=True,
                 timeout=TIMEOUT_S,
