@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from millrace_shared.definition import limits as bounds
 from millrace_shared.definition.fields import Description, JsonSchema, Part, Prompt
+from millrace_shared.definition.guards import Guards
 
 
 class Tool(Part):
@@ -54,4 +55,5 @@ class Agent(Part):
         default=None, description="JSON Schema of the answer; a step's own `output` goes before it."
     )
     limits: AgentLimits = Field(default=AgentLimits(), description="Bounds of one run.")
+    guards: Guards | None = Field(default=None, description="Checks of its prompts and answers.")
     description: Description | None = Field(default=None, description="For people.")

@@ -31,6 +31,9 @@ SECRETS_MAX = 100
 TOOLS_MAX = 64
 """Tools of one agent."""
 
+GUARDS_MAX = 20
+"""Guards of an agent's input, and of its output."""
+
 ID_CHARS_MAX = 64
 """Ids of steps, agents, inputs, outputs and secrets."""
 
