@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 
 from millrace_agent_runner.domain.addresses import Allowed
+from millrace_agent_runner.domain.limits import Limit, read_limits
 from millrace_shared.settings import Settings
 
 SLOTS_MIN = 10
@@ -46,6 +47,11 @@ class RunnerSettings(Settings):
     runner_database_pool_max: int = Field(
         4, ge=1, le=100, description="Most connections of one agent runner to Postgres."
     )
+    rate_limits: Annotated[str, Field(max_length=200_000)] = Field(
+        "",
+        description="Rate limits that hold unless the database has others: a JSON array of objects with `provider`, "
+        "`requests_per_minute`, `tokens_per_minute`, `model` and `workspace` (`*`, the default, is all together).",
+    )
     openai_base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint, in place of OpenAI's own.")
 
     @field_validator("http_allow")
@@ -55,6 +61,17 @@ class RunnerSettings(Settings):
             if "/" in entry:
                 ipaddress.ip_network(entry, strict=False)
         return text
+
+    @field_validator("rate_limits")
+    @classmethod
+    def _limits(cls, text: str) -> str:
+        read_limits(text)
+        return text
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits of `rate_limits`."""
+        return read_limits(self.rate_limits)
 
     @property
     def module_prefixes(self) -> tuple[str, ...]:

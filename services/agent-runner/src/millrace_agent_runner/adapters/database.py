@@ -5,8 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from millrace_shared.postgres import Pool, connect, create_pool, migrate
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+    from asyncpg.pool import PoolConnectionProxy
+
+    Session = PoolConnectionProxy[Record]
+    """A connection of the pool, while it is lent."""
 
 log = logging.getLogger(__name__)
 
