@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import shutil
 import signal
 import statistics
 import sys
@@ -307,6 +308,15 @@ def _summary(times: list[float]) -> dict[str, float]:
     return {"count": len(times), **{name: round(figure, 2) for name, figure in figures.items()}}
 
 
+def keep(stack: EmbeddedStack, chaos: Chaos, directory: Path) -> None:
+    """Write what the processes logged, and when which of them was down, to a directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in stack.supervisor.names:
+        shutil.copy(stack.supervisor.log_path(name), directory)
+    lines = [f"{one.at:.3f} {one.over_at:.3f} {one.signal} {one.process}\n" for one in chaos.faults]
+    (directory / "faults.txt").write_text("".join(lines))
+
+
 async def measure(arguments: argparse.Namespace) -> bool:
     """Start a stack, play the plan on it, print the figures. Returns whether all was well."""
     names = ("seconds", "rate", "fault_every_s", "stop_s", "settle_s", "seed")
@@ -323,6 +333,8 @@ async def measure(arguments: argparse.Namespace) -> bool:
         async with stack:
             chaos = Chaos(stack, plan)
             verdict = await chaos.run()
+            if arguments.logs is not None:
+                keep(stack, chaos, arguments.logs)
     for name, figure in table(chaos, verdict).items():
         shown = ", ".join(f"{key}: {value}" for key, value in figure.items()) if isinstance(figure, dict) else figure
         print(f"{name:<26} {shown}")
@@ -346,6 +358,7 @@ def main() -> int:
     parser.add_argument("--stop-s", type=float, default=default.stop_s, help="how long a stopped process stands still")
     parser.add_argument("--settle-s", type=float, default=default.settle_s)
     parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--logs", type=Path, help="where to leave the logs of all processes, and the list of faults")
     return 0 if asyncio.run(measure(parser.parse_args())) else 1
 
 
