@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -57,6 +57,7 @@ class Attempt:
         resumes: somebody may have begun with it, or with its conversation, before.
         call: the number of the call to a model that is being made, from 1, counted over the whole conversation: the
             attempt that goes on with an interrupted call has the same number, and no other call ever has it.
+        scores: what checks of an agent's prompt and answer gave, from 0 to 1, by their names.
         reported: calls to models that were reported, likewise over the whole conversation.
     """
 
@@ -70,6 +71,7 @@ class Attempt:
     resumes: bool = False
     call: int = 0
     reported: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 Executor = Callable[[Attempt], Awaitable[Any]]

@@ -139,4 +139,5 @@ class Performer:
             runner=self._runner,
             cached=attempt.cached,
             deferred=deferral,
+            scores=dict(attempt.scores),
         )

@@ -10,6 +10,7 @@ coroutine. The server runs in a thread of its own, so processes and other event 
 | reply | what the client sees |
 |---|---|
 | `reply("text", calls(...))` | text, tool calls, or both; as JSON or as a stream, as the client asks |
+| `structured(call, value)` | a value of the JSON Schema that is asked for, in the way that it is asked for |
 | `refused(429, retry_after_s=2)` | an error in the protocol's form; 413, 500 and so on likewise |
 | `raw(b"{")` | a body that is not what it should be |
 | `never()` | nothing, until the client gives up |
@@ -32,6 +33,7 @@ from millrace_shared.testing.providers.replies import (
     raw,
     refused,
     reply,
+    structured,
 )
 from millrace_shared.testing.providers.server import FakeProviders, Script
 
@@ -49,4 +51,5 @@ __all__ = [
     "raw",
     "refused",
     "reply",
+    "structured",
 ]

@@ -165,6 +165,16 @@ def reply(text: str | None = None, *tool_calls: ToolCall, **more: Any) -> Reply:
     return Reply(text=text, tool_calls=tool_calls, **more)
 
 
+def structured(call: Call, value: Any, **more: Any) -> Reply:
+    """Return a value as the request asks for it: as text by `response_format`, or by a call of the tool for answers.
+
+    That tool is the last one that the request names.
+    """
+    if call.body.get("response_format"):
+        return Reply(text=msgspec.json.encode(value).decode(), **more)
+    return Reply(tool_calls=(ToolCall(call.tools[-1], value),), **more)
+
+
 def calls(name: str, call_id: str | None = None, /, **arguments: Any) -> ToolCall:
     """Return a call of a tool."""
     return ToolCall(name, arguments, call_id)
