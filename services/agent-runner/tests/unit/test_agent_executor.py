@@ -94,7 +94,7 @@ async def test_a_structured_answer_matches_its_schema(run: Any) -> None:
 async def test_an_answer_that_stays_wrong_is_invalid_output(run: Any, provider: DemoProvider) -> None:
     with pytest.raises(RetryableFailure) as caught:
         await run({"model": "openai:mock-badjson"}, SCORE)
-    assert caught.value.category == "invalid_output"
+    assert caught.value.category == "llm_invalid_output"
     assert provider.calls["mock-badjson"] == 3  # told twice what is wrong
     assert run.usage.calls == 3
 
@@ -109,10 +109,10 @@ async def test_tools_are_called(run: Any, facts: Recorded, provider: DemoProvide
 @pytest.mark.parametrize(
     ("model", "category", "kind", "words"),
     [
-        ("mock-429", "rate_limit", RetryableFailure, "429"),
-        ("mock-413", "context_too_large", TerminalFailure, "can never fit"),
-        ("mock-context", "context_too_large", TerminalFailure, "context length"),
-        ("mock-401", "auth", TerminalFailure, "API key was refused"),
+        ("mock-429", "llm_rate_limit", RetryableFailure, "429"),
+        ("mock-413", "llm_context_too_large", TerminalFailure, "can never fit"),
+        ("mock-context", "llm_context_too_large", TerminalFailure, "context length"),
+        ("mock-401", "llm_auth", TerminalFailure, "API key was refused"),
         ("mock-500", "server_error", RetryableFailure, "500"),
         ("mock-503", "server_error", RetryableFailure, "503"),
         ("mock-hangup", "connection", RetryableFailure, "could not be asked"),
@@ -149,7 +149,7 @@ async def test_a_key_that_is_missing_is_named(
         step = step_factory("agent", {"agent": {"model": f"{provider}:m"}}, {"prompt": "x"})
         with pytest.raises(TerminalFailure, match=f"set {variable} ") as caught:
             await executor(attempt_factory(step))
-        assert caught.value.category == "auth"
+        assert caught.value.category == "llm_auth"
     assert facts.calls == []
 
 
@@ -182,11 +182,11 @@ async def test_an_agent_that_cannot_run_fails_for_good(run: Any, facts: Recorded
 async def test_limits_end_a_run_and_what_it_used_is_known(run: Any) -> None:
     with pytest.raises(TerminalFailure) as caught:
         await run({"model": "offline:x", "limits": {"total_tokens": 1}})
-    assert (caught.value.category, caught.value.code) == ("limit_exceeded", "agent_limit_exceeded")
+    assert (caught.value.category, caught.value.code) == ("budget_exceeded", "agent_limit_exceeded")
     assert run.usage.calls == 1
     with pytest.raises(StepFailure) as caught:
         await run({"model": "openai:mock-1", "tools": ["fib"], "limits": {"max_iterations": 1}})
-    assert caught.value.category == "limit_exceeded"
+    assert caught.value.category == "budget_exceeded"
 
 
 async def test_the_offline_model_says_that_it_is_none(run: Any, facts: Recorded, provider: DemoProvider) -> None:

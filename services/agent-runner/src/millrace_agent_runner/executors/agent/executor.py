@@ -12,6 +12,7 @@ from millrace_agent_runner.domain.journal import Journals
 from millrace_shared.messages import LlmCall, TokenDelta
 
 if TYPE_CHECKING:
+    from millrace_agent_runner.executors.agent.limited import Limits
     from millrace_agent_runner.executors.agent.run import AgentRuns
     from millrace_agent_runner.executors.http import HttpExecutor
     from millrace_agent_runner.executors.python import PythonExecutor
@@ -37,6 +38,7 @@ class AgentExecutor:
         python: for functions as tools.
         environment: holds the providers' keys.
         openai_base_url: an OpenAI-compatible endpoint in place of OpenAI's.
+        limits: rate limits of models; None: there are none.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class AgentExecutor:
         python: PythonExecutor,
         environment: Mapping[str, str],
         openai_base_url: str | None,
+        limits: Limits | None = None,
     ) -> None:
         self._facts = facts
         self._journals = journals
@@ -54,6 +57,7 @@ class AgentExecutor:
         self._python = python
         self._environment = environment
         self._openai_base_url = openai_base_url
+        self._limits = limits
         self._runs: AgentRuns | None = None
         self._opening = asyncio.Lock()
 
@@ -76,7 +80,6 @@ class AgentExecutor:
                 # A thread imports it: the other slots' heartbeats need the loop meanwhile.
                 module = await asyncio.to_thread(importlib.import_module, "millrace_agent_runner.executors.agent.run")
                 models = module.Models(self._environment, self._openai_base_url)
-                self._runs = module.AgentRuns(
-                    models, module.Tools(self._http, self._python), self._facts, self._journals
-                )
+                layers = module.Layers(models, self._facts, self._limits)
+                self._runs = module.AgentRuns(layers, module.Tools(self._http, self._python), self._journals)
             return self._runs

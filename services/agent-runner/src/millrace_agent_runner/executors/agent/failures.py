@@ -27,17 +27,17 @@ class _Kind(NamedTuple):
 _OF_THE_PROVIDER: tuple[tuple[type[raised.ModelAPIError], _Kind], ...] = (
     (
         raised.ModelContextWindowExceededError,
-        _Kind("context_too_large", advice="; send less, or use a model that takes more"),
+        _Kind("llm_context_too_large", advice="; send less, or use a model that takes more"),
     ),
-    (raised.ModelAuthenticationError, _Kind("auth")),
+    (raised.ModelAuthenticationError, _Kind("llm_auth")),
     (
         raised.ModelQuotaExceededError,
-        _Kind("limit_exceeded", "quota_exceeded", "; the account with the provider needs more quota"),
+        _Kind("llm_rate_limit", "quota_exceeded", "; the account with the provider needs more quota"),
     ),
     (raised.ModelNotFoundError, _Kind("input_invalid", "model_unknown", "; check the agent's `model`")),
-    (raised.ModelRateLimitError, _Kind("rate_limit", retryable=True)),
-    (raised.ModelTimeoutError, _Kind("timeout", retryable=True)),
-    (raised.ModelRequestTimeout, _Kind("timeout", retryable=True)),
+    (raised.ModelRateLimitError, _Kind("llm_rate_limit", retryable=True)),
+    (raised.ModelTimeoutError, _Kind("llm_timeout", retryable=True)),
+    (raised.ModelRequestTimeout, _Kind("llm_timeout", retryable=True)),
     (raised.ModelConnectionError, _Kind("connection", retryable=True)),
     (raised.ModelUnavailableError, _Kind("server_error", retryable=True)),
     (raised.ModelServerError, _Kind("server_error", retryable=True)),
@@ -47,13 +47,13 @@ _OF_THE_RUN: tuple[tuple[type[Exception], str, _Kind], ...] = (
     (
         raised.UsageLimitExceeded,
         "{model} reached a limit of the agent: {text}",
-        _Kind("limit_exceeded", "agent_limit_exceeded", "; raise the agent's `limits` if it needs more"),
+        _Kind("budget_exceeded", "agent_limit_exceeded", "; raise the agent's `limits` if it needs more"),
     ),
-    (raised.ContentFilterError, "{model} would not answer: {text}", _Kind("refusal")),
+    (raised.ContentFilterError, "{model} would not answer: {text}", _Kind("llm_refusal")),
     (
         raised.UnexpectedModelBehavior,
         "{model} gave no answer that can be used: {text}",
-        _Kind("invalid_output", retryable=True),
+        _Kind("llm_invalid_output", retryable=True),
     ),
     (raised.UserError, "{model} cannot be used like this: {text}", _Kind("input_invalid")),
     (Exception, "{model} failed: {kind}: {text}", _Kind("internal", retryable=True)),
@@ -75,7 +75,7 @@ def _api_failure(error: raised.ModelAPIError, model: str, keys: tuple[str, ...])
     status = error.status_code if isinstance(error, raised.ModelHTTPError) else None
     explanation = scrub(_explanation(error), keys)
     kind = _kind_of(error, status, explanation)
-    if kind.category == "auth":
+    if kind.category == "llm_auth":
         # The provider may repeat a part of the key, so what it says is left out.
         explanation = "the API key was refused; set a valid one in the environment of the agent runner"
     said = f"{model} answered {status}" if status else f"{model} could not be asked"
@@ -87,7 +87,7 @@ def _api_failure(error: raised.ModelAPIError, model: str, keys: tuple[str, ...])
 def _kind_of(error: raised.ModelAPIError, status: int | None, explanation: str) -> _Kind:
     never_fits = any(sign in explanation.lower() for sign in _NEVER_FITS)
     if status == _TOO_LARGE or (status == _TOO_MANY and never_fits):
-        return _Kind("context_too_large", advice="; it can never fit: send less, or raise the provider's limit")
+        return _Kind("llm_context_too_large", advice="; it can never fit: send less, or raise the provider's limit")
     for type_, kind in _OF_THE_PROVIDER:
         if isinstance(error, type_):
             return kind

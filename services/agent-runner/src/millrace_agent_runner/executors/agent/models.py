@@ -17,13 +17,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import NamedTuple
 
+import httpx2
 from pydantic_ai.models import Model
 
 from millrace_agent_runner.errors import RetryableFailure, TerminalFailure
+from millrace_agent_runner.executors.agent.bodies import bounded
 from millrace_agent_runner.executors.agent.offline import offline_model
 
 MODELS_MAX = 1_000
 """Each keeps connections of its own."""
+HTTP_TIMEOUT = httpx2.Timeout(600.0, connect=5.0)
+"""Seconds. How long a provider may be silent; that a call ends in time is seen to by `bounded.py`."""
 OFFLINE = "offline"
 _UNUSED_KEY = "no-key-needed"
 
@@ -109,7 +113,7 @@ class Models:
             f"no API key for {provider}: set {' or '.join(KEYS[provider])} in the environment of the agent runner "
             'and restart it, or use a model "offline:demo", which calls nobody'
         )
-        raise TerminalFailure(message, category="auth", code="api_key_missing")
+        raise TerminalFailure(message, category="llm_auth", code="api_key_missing")
 
 
 class _Made(NamedTuple):
@@ -120,29 +124,31 @@ class _Made(NamedTuple):
 
 
 def _openai(model: str, key: str, base_url: str | None) -> _Made:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0)
+    client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, http_client=bounded(DefaultAsyncHttpxClient()))
     return _Made(OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client)), client.close)
 
 
 def _anthropic(model: str, key: str, base_url: str | None) -> _Made:
-    from anthropic import AsyncAnthropic
+    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
-    client = AsyncAnthropic(api_key=key, base_url=base_url, max_retries=0)
+    client = AsyncAnthropic(
+        api_key=key, base_url=base_url, max_retries=0, http_client=bounded(DefaultAsyncHttpxClient())
+    )
     return _Made(AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client)), client.close)
 
 
 def _groq(model: str, key: str, base_url: str | None) -> _Made:
-    from groq import AsyncGroq
+    from groq import AsyncGroq, DefaultAsyncHttpxClient
     from pydantic_ai.models.groq import GroqModel
     from pydantic_ai.providers.groq import GroqProvider
 
-    client = AsyncGroq(api_key=key, base_url=base_url, max_retries=0)
+    client = AsyncGroq(api_key=key, base_url=base_url, max_retries=0, http_client=bounded(DefaultAsyncHttpxClient()))
     return _Made(GroqModel(model, provider=GroqProvider(groq_client=client)), client.close)
 
 
@@ -151,15 +157,18 @@ def _google(model: str, key: str, _: str | None) -> _Made:
     from pydantic_ai.models.google import GoogleModel
     from pydantic_ai.providers.google import GoogleProvider
 
-    provider = GoogleProvider(api_key=key, retry_options=HttpRetryOptions(attempts=1))
-    return _Made(GoogleModel(model, provider=provider))
+    client = bounded(httpx2.AsyncClient(timeout=HTTP_TIMEOUT))
+    provider = GoogleProvider(api_key=key, http_client=client, retry_options=HttpRetryOptions(attempts=1))
+    return _Made(GoogleModel(model, provider=provider), client.aclose)
 
 
 def _mistral(model: str, key: str, _: str | None) -> _Made:
     from pydantic_ai.models.mistral import MistralModel
     from pydantic_ai.providers.mistral import MistralProvider
 
-    return _Made(MistralModel(model, provider=MistralProvider(api_key=key)))
+    client = bounded(httpx2.AsyncClient(timeout=HTTP_TIMEOUT))
+    provider = MistralProvider(api_key=key, http_client=client)
+    return _Made(MistralModel(model, provider=provider), client.aclose)
 
 
 _MAKERS: Mapping[str, Callable[[str, str, str | None], _Made]] = {
