@@ -19,6 +19,7 @@ from millrace_api.routes import (
     live,
     operations,
     problems,
+    rate_limits,
     shapes,
     steering,
     steering_shapes,
@@ -65,6 +66,7 @@ def build(adapters: Adapters) -> ASGIApp:
     app.include_router(triggers.router)
     app.include_router(hooks.router)
     app.include_router(dead.router)
+    app.include_router(rate_limits.router)
     app.include_router(operations.router)
     app.include_router(live.router)
     app.include_router(live.router, prefix=PREFIX)
@@ -103,6 +105,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(shapes.EXTRA_SCHEMAS)
         schemas.update(steering_shapes.SCHEMAS)
         schemas.update(trigger_shapes.SCHEMAS)
+        schemas.update(rate_limits.SCHEMAS)
         for path, operations_of_path in document["paths"].items():
             for operation in operations_of_path.values():
                 _complete(operation, secured=path.startswith(PREFIX) and path not in _OPEN)

@@ -20,6 +20,7 @@ from millrace_api.adapters.explainer import Explainer
 from millrace_api.adapters.histories import Histories
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
+from millrace_api.adapters.rate_limits import RateLimits
 from millrace_api.adapters.steering import Steering
 from millrace_api.adapters.trigger_events import TriggerEvents
 from millrace_api.adapters.trigger_firing import Firing
@@ -145,6 +146,7 @@ async def _compose(
         triggers=TriggerStore(pool, schedules, workflows),
         firing=Firing(acceptance, Tallies(pool)),
         dead=DeadLetters(connection, publisher),
+        rate_limits=RateLimits(pool),
         definitions=definitions,
         blobs=blobs,
         feed=WorkflowFeed(connection, definitions),

@@ -22,6 +22,7 @@ from millrace_api.adapters.executions import Executions
 from millrace_api.adapters.explainer import Explainer
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
+from millrace_api.adapters.rate_limits import RateLimits
 from millrace_api.adapters.steering import Steering
 from millrace_api.adapters.trigger_firing import Firing
 from millrace_api.adapters.trigger_store import TriggerStore
@@ -62,6 +63,7 @@ class Adapters:
     triggers: TriggerStore
     firing: Firing
     dead: DeadLetters
+    rate_limits: RateLimits
     definitions: Definitions
     blobs: Blobs
     feed: WorkflowFeed
