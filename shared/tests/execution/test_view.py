@@ -301,6 +301,13 @@ def test_a_hit_of_the_cache_is_marked() -> None:
     assert step(view_of([started(), StepScheduled("a", 1)], [done]), "a")["cached"] is True
 
 
+def test_scores_of_checks_stand_beside_the_step() -> None:
+    done = StepCompleted("a", 1, output=Payload("x"), scores={"output.polite": 0.9})
+    view = view_of([started(), StepScheduled("a", 1), StepScheduled("b", 1)], [done])
+    assert step(view, "a")["scores"] == {"output.polite": 0.9}
+    assert step(view, "b")["scores"] is None
+
+
 def test_a_step_names_the_execution_that_performs_it() -> None:
     view = view_of([started(), StepScheduled("a", 1, child="c1")], [StepRetryScheduled("a", 1, 105.0, BROKEN)])
     assert (step(view, "a")["child_id"], step(view, "a")["wait_reason"]) == ("c1", "retry")

@@ -205,6 +205,12 @@ def test_a_queued_step_is_pending_and_waits_for_a_place() -> None:
     assert (shown["status"], shown["reason"]) == ("pending", "place")
 
 
+def test_every_view_shows_what_guards_gave() -> None:
+    rows = [step("a", status="completed", scores={"output.polite": 0.5}), step("z", status="completed")]
+    shown = timeline(execution(), rows, DEFINITION)["step_timeline"]
+    assert {one["step_id"]: one["scores"] for one in shown} == {"a": {"output.polite": 0.5}, "z": {}}
+
+
 def test_the_timeline_shows_hits_of_the_cache_reuse_and_children() -> None:
     rows = [step("z", status="completed", cached=True), step("a", status="completed", reused_from="before")]
     shown = timeline(execution(), rows, DEFINITION)["step_timeline"]

@@ -19,7 +19,7 @@
 | `step.answered` | waiting; wait_reason | |
 | `step.iterated` | pending; iteration, output, usage | usage |
 | `step.reused` | completed; output, reused_from | steps_completed (not for an item) |
-| `step.completed` | completed; output, cached, usage | steps_completed (not for an item), usage |
+| `step.completed` | completed; output, cached, scores, usage | steps_completed (not for an item), usage |
 | `step.failed` | failed, or timeout by the error's category; usage | steps_failed (not for an item), usage |
 | `step.skipped` | skipped; reason | steps_skipped |
 | `step.cancelled` | cancelled; reason | steps_cancelled (not for an item) |
@@ -274,6 +274,8 @@ class _Projection:
         }
         if event.cached:
             columns["cached"] = True
+        if event.scores:
+            columns["scores"] = event.scores
         if event.item is None:
             self._count("steps_completed")
         self._ended(event, columns, None)

@@ -168,6 +168,7 @@ STEPS = Table(
         "child_id": _TEXT,  # the execution that performs its current, or last, attempt
         "cached": Column("boolean", False),  # its output came from the result cache
         "reused_from": _TEXT,  # the execution that its output was taken over from
+        "scores": _JSON,  # of an agent's checks, by their names, from 0 to 1; null when it has none
     },
 )
 

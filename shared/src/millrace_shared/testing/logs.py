@@ -235,7 +235,8 @@ class _Writer:
             pending = [StepIterated(step, iteration, attempt, None, self._payload(), *self._times())]
             attempt += 1
         self._append([*pending, StepScheduled(step, attempt, input=self._payload())])
-        return [StepCompleted(step, attempt, None, self._payload(), *self._times(), cached=_one_in(self._random, 2))]
+        more: dict[str, Any] = {"cached": _one_in(self._random, 2), "scores": {"output.judge": 0.25}}
+        return [StepCompleted(step, attempt, None, self._payload(), *self._times(), **more)]
 
     def _child(self, step: str, pending: list[Event]) -> list[Event]:
         self._append([*pending, StepScheduled(step, 1, input=self._payload(), child=self._other_id(), plan="0" * 64)])

@@ -8,7 +8,7 @@ STEP = "SELECT * FROM telemetry.steps_now WHERE execution_id = $1 AND step = $2 
 
 ITEMS = """
 SELECT execution_id, step, item, status, retry_count, error, started_at, completed_at,
-    reason, wait_reason, wait_until, signal, child_id, cached, reused_from
+    reason, wait_reason, wait_until, signal, child_id, cached, reused_from, scores
 FROM telemetry.steps_now WHERE execution_id = $1 AND step = $2 AND item >= 0 ORDER BY item"""
 
 ITEM_COUNTS = """

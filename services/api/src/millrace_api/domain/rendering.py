@@ -199,6 +199,7 @@ def progress(step: Row, known: Step | None) -> dict[str, Any]:
         "child_execution_id": step.get("child_id"),
         "cached": bool(step.get("cached")),
         "reused_from": step.get("reused_from"),
+        "scores": step.get("scores") or {},
     }
 
 

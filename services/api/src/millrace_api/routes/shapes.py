@@ -88,6 +88,7 @@ class StepProgress(BaseModel):
     child_execution_id: str | None = Field(description="The execution that performs it.")
     cached: bool = Field(description="The output came from the result cache: nothing was done.")
     reused_from: str | None = Field(description="The execution that the output was taken over from.")
+    scores: dict[str, float] = Field(description="What an agent's guards gave, by their names: from 0 to 1, 1 is best.")
 
 
 class StepExecution(StepProgress):
