@@ -78,3 +78,9 @@ def test_a_priority_that_there_is_not_is_refused(narrow: Any) -> None:
     answer = narrow.http.post("/api/v1/executions", json={"workflow": "naps", "priority": "urgent"})
     assert answer.status_code == 422
     assert "priority" in answer.text
+
+
+def test_a_workflow_has_a_priority_of_its_own_and_a_request_may_have_another(narrow: Any) -> None:
+    narrow.save({"name": "urgent", "priority": "high", "steps": {"one": {"transform": 1}}})
+    shown = [narrow.ended(narrow.start("urgent", **other)) for other in ({}, {"priority": "low"})]
+    assert [one["priority"] for one in shown] == ["high", "low"]

@@ -189,6 +189,9 @@ class WorkflowDefinition(Part):
         max_length=bounds.SECRETS_MAX,
         description="Names of the secrets that the workflow may use.",
     )
+    priority: Literal["high", "normal", "low"] = Field(
+        default="normal", description="Lane of its executions; that of a request or a trigger goes before it."
+    )
     limits: Limits = Field(default=Limits(), description="Bounds of one execution.")
     defaults: Defaults = Field(default=Defaults(), description="What holds for steps that say nothing else.")
     concurrency: Concurrency | None = Field(default=None, description="How many executions run at the same time.")

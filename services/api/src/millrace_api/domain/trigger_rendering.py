@@ -27,7 +27,7 @@ def render(trigger: Trigger, now: float) -> dict[str, Any]:
         "version": spec.version,
         "input": spec.input or {},
         "labels": spec.labels or {},
-        "priority": spec.priority or "normal",
+        "priority": spec.priority,
         **_shown_kind(trigger, now),
         "last_fired_at": timestamp(trigger.tally.last_fired_at),
         "last_execution_id": trigger.tally.last_execution_id,

@@ -46,7 +46,9 @@ class Launch(BaseModel):
         None, max_length=200, description="Makes the request repeatable: one execution per workflow and name."
     )
     input: dict[str, Any] | None = Field(None, description="Checked against the workflow's `inputs`.")
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: Literal["high", "normal", "low"] | None = Field(
+        default=None, description="`high`, `normal` or `low`; without it, that of the definition, else `normal`."
+    )
     labels: dict[str, str] = Field({}, description="At most 32, to find executions by.")
     breakpoints: list[str] | None = Field(
         None, description="Steps that are held before they begin, by id; `*` is every one."

@@ -26,7 +26,7 @@ class TriggerSpec(BaseModel):
     input: dict[str, Any] | None = Field(None, description="Templates over `event` and `trigger`, by input.")
     enabled: bool = True
     labels: dict[str, str] | None = Field(None, description="Of the executions.")
-    priority: Literal["high", "normal", "low"] = "normal"
+    priority: Literal["high", "normal", "low"] | None = Field(None, description="That of the workflow when absent.")
     cron: str | None = Field(None, description="Kind cron: five fields, or six with seconds in front.")
     timezone: str | None = Field(None, description="Kind cron: an IANA name; UTC when absent.")
     misfire: Literal["skip", "run_once"] | None = Field(None, description="Kind cron: what becomes of missed times.")
@@ -59,7 +59,7 @@ class Trigger(BaseModel):
     version: int | None
     input: dict[str, Any]
     labels: dict[str, str]
-    priority: str
+    priority: str | None
     cron: str | None = None
     timezone: str | None = None
     misfire: str | None = None
