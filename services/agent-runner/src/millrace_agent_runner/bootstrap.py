@@ -12,6 +12,7 @@ from millrace_agent_runner.adapters.cache import ResultCache
 from millrace_agent_runner.adapters.database import open_database
 from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.journal import StoredJournals
+from millrace_agent_runner.adapters.limits import Limits
 from millrace_agent_runner.adapters.worker import Worker
 from millrace_agent_runner.domain.attempt import Executor
 from millrace_agent_runner.domain.perform import Performer
@@ -55,7 +56,13 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
         threads = Threads(settings.runner_slots * THREADS_PER_SLOT)
         python = PythonExecutor(functions, threads)
         http = HttpExecutor(settings.allowed)
-        agent = AgentExecutor(facts, journals, http, python, os.environ, settings.openai_base_url)
+        limits = None if pool is None else Limits(pool, settings.limits)
+        if limits is not None:
+            await limits.start()
+            stack.push_async_callback(limits.stop)
+        elif settings.limits:
+            log.warning("MILLRACE_RATE_LIMITS do not hold: runners share them through Postgres, and there is none")
+        agent = AgentExecutor(facts, journals, http, python, os.environ, settings.openai_base_url, limits)
         executors: dict[WorkKind, Executor] = {"python": python, "http": http, "agent": agent}
         secrets = environment_secrets(os.environ)
         performer = Performer(executors, blobs, ResultCache(connection), secrets, runner)
