@@ -87,9 +87,11 @@ class Engine:
 
     def arrive(self, arrival: Arrival, *, under_way: bool = False) -> None:
         """Take in something to decide on. `under_way`: a start whose execution is known to have begun."""
-        if not under_way and is_start(arrival.subject):
-            under_way = subjects.execution_id_of(arrival.subject) in self._executions
-        self._intake.put(arrival, under_way=under_way)
+        if is_start(arrival.subject):
+            under_way = under_way or subjects.execution_id_of(arrival.subject) in self._executions
+            self._intake.put_start(arrival, under_way=under_way)
+        else:
+            self._intake.put(arrival)
 
     def lose(self, partition: int) -> None:
         """Forget what was delivered of a partition, which is another's now, and what is known of its executions.

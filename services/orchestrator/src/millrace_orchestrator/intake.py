@@ -16,7 +16,7 @@ from collections import deque
 import msgspec
 
 from millrace_orchestrator import metrics
-from millrace_orchestrator.adapters.inbox import Arrival, is_start
+from millrace_orchestrator.adapters.inbox import Arrival
 from millrace_orchestrator.domain.fairness import Lines
 from millrace_shared import subjects
 from millrace_shared.bus.pull import Delivery
@@ -55,12 +55,14 @@ class Intake:
         self._given_back: deque[Delivery] = deque(maxlen=NUDGED_MAX)
         self._wake = asyncio.Event()
 
-    def put(self, arrival: Arrival, *, under_way: bool = False) -> None:
-        """Take in something to decide on. `under_way` says that a start's execution is known to have begun."""
-        if is_start(arrival.subject):
-            self._queue(arrival, under_way=under_way)
-        else:
-            self._messages.append(arrival)
+    def put(self, arrival: Arrival) -> None:
+        """Take in a message of an execution, other than its start."""
+        self._messages.append(arrival)
+        self._wake.set()
+
+    def put_start(self, arrival: Arrival, *, under_way: bool) -> None:
+        """Take in a start. `under_way` says that its execution is known to have begun."""
+        self._queue(arrival, under_way=under_way)
         self._wake.set()
 
     def wake(self) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -30,8 +29,7 @@ BATCH_BYTES_MAX = 4 * 1024 * 1024
 """Most bytes in one atomic batch, so that a batch of large messages does not hold up the connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """A message to publish.
 
     `expected_last_sequence` is the fence: the stream sequence of the subject's last message, 0 for an empty subject,

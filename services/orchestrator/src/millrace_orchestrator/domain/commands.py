@@ -7,7 +7,8 @@ have no result yet (`outstanding`) and do them again; every receiver tolerates t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from millrace_orchestrator.domain.budgets import scopes
 from millrace_orchestrator.domain.children import child_request, report
@@ -19,8 +20,7 @@ from millrace_shared.ids import attempt_key
 from millrace_shared.messages import RunStep, StartRequest, TimerFired
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Hand an attempt to the runners."""
 
     step: RunStep
@@ -28,16 +28,14 @@ class Run:
     crowded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(msgspec.Struct, frozen=True):
     """Have `fired` delivered at `due` (Unix seconds)."""
 
     due: float
     fired: TimerFired
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(msgspec.Struct, frozen=True):
     """Remove the queued work and the timers of attempts that were cancelled, and tell runners to stop them.
 
     `attempts` are their keys. Once the execution has `ended`, whatever it has queued may be removed at once. Before,
@@ -50,22 +48,19 @@ class Abort:
     ended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(msgspec.Struct, frozen=True):
     """Accept a child execution, unless it is accepted already."""
 
     request: StartRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Send a message to another execution: a parent or a child."""
 
     message: messages.InboxMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """The execution has ended: acknowledge its start."""
 
     execution_id: str
