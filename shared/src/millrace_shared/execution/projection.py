@@ -42,6 +42,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from millrace_shared import messages
 from millrace_shared.codec import decode_transition
 from millrace_shared.errors import MessageInvalid
 from millrace_shared.execution.changes import NO_VALUES, Change
@@ -56,34 +57,7 @@ from millrace_shared.execution.columns import (
     without_nul,
 )
 from millrace_shared.execution.tables import NO_ITEM
-from millrace_shared.messages import (
-    NOTHING,
-    ErrorInfo,
-    Event,
-    ExecutionAdmitted,
-    ExecutionCancelRequested,
-    ExecutionEnding,
-    ExecutionFinished,
-    ExecutionHeld,
-    ExecutionPaused,
-    ExecutionResumed,
-    ExecutionStarted,
-    SignalReceived,
-    StepAnswered,
-    StepCancelled,
-    StepCompleted,
-    StepDeferred,
-    StepExpanded,
-    StepFailed,
-    StepIterated,
-    StepQueued,
-    StepRetryScheduled,
-    StepReused,
-    StepScheduled,
-    StepSkipped,
-    StepWaiting,
-    Transition,
-)
+from millrace_shared.messages import NOTHING, ErrorInfo, Event, Transition
 
 EVENTS_PER_TRANSITION = 100_000
 """Spacing of `step_order`: no transition holds this many events, so the order is that of the log."""
@@ -115,7 +89,13 @@ def changes(transition: Transition, stream_sequence: int) -> list[Change]:
         ) from error
 
 
-_AttemptEnded = StepRetryScheduled | StepDeferred | StepIterated | StepCompleted | StepFailed
+_AttemptEnded = (
+    messages.StepRetryScheduled
+    | messages.StepDeferred
+    | messages.StepIterated
+    | messages.StepCompleted
+    | messages.StepFailed
+)
 
 
 class _Projection:
@@ -142,29 +122,29 @@ class _Projection:
         self._changes.append(Change("transitions", (self._id, transition.version), row))
         return self._changes
 
-    def execution_started(self, event: ExecutionStarted) -> None:
+    def execution_started(self, event: messages.ExecutionStarted) -> None:
         self._set.update(request_columns(event.request), started_at=self._at, deadline_at=moment(event.deadline))
 
-    def execution_held(self, event: ExecutionHeld) -> None:
+    def execution_held(self, event: messages.ExecutionHeld) -> None:
         held = {"gate": event.gate, "rule": event.rule, "key": event.key, "since": timestamp(self._at)}
         self._set.update(started_at=None, held=held)
 
-    def execution_admitted(self, event: ExecutionAdmitted) -> None:
+    def execution_admitted(self, event: messages.ExecutionAdmitted) -> None:
         if event.deadline is not None:  # that was the last gate: what it waited at them all does not count
             self._set.update(held=None, started_at=self._at, deadline_at=moment(event.deadline))
 
-    def execution_paused(self, event: ExecutionPaused) -> None:
+    def execution_paused(self, event: messages.ExecutionPaused) -> None:
         paused = {"reason": event.reason, "by": event.requested_by, "since": timestamp(self._at)}
         paused["deadline"] = timestamp(moment(event.deadline))
         self._set.update(paused=paused, deadline_at=moment(event.deadline))
 
-    def execution_resumed(self, event: ExecutionResumed) -> None:
+    def execution_resumed(self, event: messages.ExecutionResumed) -> None:
         self._set.update(paused=None, deadline_at=moment(event.deadline))
 
     def no_change(self, event: Event) -> None:
         """The event moves nothing that is shown in a column; `transitions` holds it."""
 
-    def execution_ending(self, event: ExecutionEnding) -> None:
+    def execution_ending(self, event: messages.ExecutionEnding) -> None:
         deadline = moment(event.deadline)
         ending: dict[str, Any] = {"outcome": event.outcome, "since": timestamp(self._at)}
         ending["deadline"] = timestamp(deadline)
@@ -174,21 +154,21 @@ class _Projection:
         if event.outcome != "failed":  # after a failure a pause stays: somebody may look before cleanup runs
             self._set["paused"] = None
 
-    def execution_finished(self, event: ExecutionFinished) -> None:
+    def execution_finished(self, event: messages.ExecutionFinished) -> None:
         self._set["final_status"] = event.status
         self._set["output"] = document(event.output)
         self._set["completed_at"] = self._at
         self._set["error"] = error_document(event.error)
         self._set["error_category"] = event.error and event.error.category
 
-    def step_queued(self, event: StepQueued) -> None:
+    def step_queued(self, event: messages.StepQueued) -> None:
         self._step(event.step, event.item, {"status": "queued"})
 
-    def step_expanded(self, event: StepExpanded) -> None:
+    def step_expanded(self, event: messages.StepExpanded) -> None:
         columns = {"status": "running", "item_count": event.count}
         self._step(event.step, None, columns, started_at=self._at)
 
-    def step_scheduled(self, event: StepScheduled) -> None:
+    def step_scheduled(self, event: messages.StepScheduled) -> None:
         columns: dict[str, Any] = {
             "status": "pending",
             "attempt": event.attempt,
@@ -202,7 +182,7 @@ class _Projection:
             columns["child_id"] = event.child
         self._step(event.step, event.item, columns, scheduled_at=self._at)
 
-    def step_waiting(self, event: StepWaiting) -> None:
+    def step_waiting(self, event: messages.StepWaiting) -> None:
         columns: dict[str, Any] = {
             "status": "waiting",
             "wait_until": moment(event.until),
@@ -215,7 +195,7 @@ class _Projection:
         started = None if event.reason == "breakpoint" else self._at
         self._step(event.step, event.item, columns, started_at=started)
 
-    def step_retry_scheduled(self, event: StepRetryScheduled) -> None:
+    def step_retry_scheduled(self, event: messages.StepRetryScheduled) -> None:
         columns = {
             "status": "waiting",
             "attempt": event.attempt,
@@ -227,7 +207,7 @@ class _Projection:
         self._count("retries")
         self._ended(event, columns, event.error)
 
-    def step_deferred(self, event: StepDeferred) -> None:
+    def step_deferred(self, event: messages.StepDeferred) -> None:
         columns = {
             "status": "waiting",
             "attempt": event.attempt,
@@ -237,11 +217,11 @@ class _Projection:
         }
         self._ended(event, columns, None)
 
-    def step_answered(self, event: StepAnswered) -> None:
+    def step_answered(self, event: messages.StepAnswered) -> None:
         columns = {"status": "waiting", "wait_until": self._at, "wait_reason": "retry", "reason": None}
         self._step(event.step, event.item, columns)
 
-    def step_iterated(self, event: StepIterated) -> None:
+    def step_iterated(self, event: messages.StepIterated) -> None:
         columns = {
             "status": "pending",
             "iteration": event.iteration + 1,
@@ -252,7 +232,7 @@ class _Projection:
         self._ended(event, columns, None)
         columns["attempt"] = event.attempt + 1  # no runner has begun that one
 
-    def step_reused(self, event: StepReused) -> None:
+    def step_reused(self, event: messages.StepReused) -> None:
         columns = {
             "status": "completed",
             "output": document(event.output),
@@ -263,7 +243,7 @@ class _Projection:
             self._count("steps_completed")
         self._step(event.step, event.item, columns, started_at=self._at)
 
-    def step_completed(self, event: StepCompleted) -> None:
+    def step_completed(self, event: messages.StepCompleted) -> None:
         columns: dict[str, Any] = {
             "status": "completed",
             "wait_until": None,
@@ -280,7 +260,7 @@ class _Projection:
             self._count("steps_completed")
         self._ended(event, columns, None)
 
-    def step_failed(self, event: StepFailed) -> None:
+    def step_failed(self, event: messages.StepFailed) -> None:
         columns = {
             "status": failure_status(event.error),
             "wait_until": None,
@@ -292,12 +272,12 @@ class _Projection:
             self._count("steps_failed")
         self._ended(event, columns, event.error)
 
-    def step_skipped(self, event: StepSkipped) -> None:
+    def step_skipped(self, event: messages.StepSkipped) -> None:
         self._count("steps_skipped")
         columns = {"status": "skipped", "reason": event.reason, "completed_at": self._at}
         self._step(event.step, None, columns)
 
-    def step_cancelled(self, event: StepCancelled) -> None:
+    def step_cancelled(self, event: messages.StepCancelled) -> None:
         if event.item is None:
             self._count("steps_cancelled")
         columns = {
@@ -324,7 +304,7 @@ class _Projection:
         elif started is None:
             started = self._at
         used = usage_columns(event.usage)
-        add = {**used, "retry_count": 1} if isinstance(event, StepRetryScheduled) else used
+        add = {**used, "retry_count": 1} if isinstance(event, messages.StepRetryScheduled) else used
         self._step(event.step, event.item, columns, add, started_at=started)
         if used:
             for column, number in used.items():
@@ -341,7 +321,7 @@ class _Projection:
     ) -> None:
         usage, status = event.usage, "completed" if error is None else failure_status(error)
         columns = {
-            "status": "deferred" if isinstance(event, StepDeferred) else status,
+            "status": "deferred" if isinstance(event, messages.StepDeferred) else status,
             "started_at": started,
             "finished_at": finished,
             "error": error_document(error),
@@ -377,26 +357,26 @@ class _Projection:
 
 
 _HANDLERS: dict[type[Any], Callable[[_Projection, Any], None]] = {
-    ExecutionStarted: _Projection.execution_started,
-    ExecutionHeld: _Projection.execution_held,
-    ExecutionAdmitted: _Projection.execution_admitted,
-    ExecutionPaused: _Projection.execution_paused,
-    ExecutionResumed: _Projection.execution_resumed,
-    SignalReceived: _Projection.no_change,
-    ExecutionCancelRequested: _Projection.no_change,
-    ExecutionEnding: _Projection.execution_ending,
-    ExecutionFinished: _Projection.execution_finished,
-    StepExpanded: _Projection.step_expanded,
-    StepQueued: _Projection.step_queued,
-    StepScheduled: _Projection.step_scheduled,
-    StepWaiting: _Projection.step_waiting,
-    StepReused: _Projection.step_reused,
-    StepIterated: _Projection.step_iterated,
-    StepRetryScheduled: _Projection.step_retry_scheduled,
-    StepDeferred: _Projection.step_deferred,
-    StepAnswered: _Projection.step_answered,
-    StepCompleted: _Projection.step_completed,
-    StepFailed: _Projection.step_failed,
-    StepSkipped: _Projection.step_skipped,
-    StepCancelled: _Projection.step_cancelled,
+    messages.ExecutionStarted: _Projection.execution_started,
+    messages.ExecutionHeld: _Projection.execution_held,
+    messages.ExecutionAdmitted: _Projection.execution_admitted,
+    messages.ExecutionPaused: _Projection.execution_paused,
+    messages.ExecutionResumed: _Projection.execution_resumed,
+    messages.SignalReceived: _Projection.no_change,
+    messages.ExecutionCancelRequested: _Projection.no_change,
+    messages.ExecutionEnding: _Projection.execution_ending,
+    messages.ExecutionFinished: _Projection.execution_finished,
+    messages.StepExpanded: _Projection.step_expanded,
+    messages.StepQueued: _Projection.step_queued,
+    messages.StepScheduled: _Projection.step_scheduled,
+    messages.StepWaiting: _Projection.step_waiting,
+    messages.StepReused: _Projection.step_reused,
+    messages.StepIterated: _Projection.step_iterated,
+    messages.StepRetryScheduled: _Projection.step_retry_scheduled,
+    messages.StepDeferred: _Projection.step_deferred,
+    messages.StepAnswered: _Projection.step_answered,
+    messages.StepCompleted: _Projection.step_completed,
+    messages.StepFailed: _Projection.step_failed,
+    messages.StepSkipped: _Projection.step_skipped,
+    messages.StepCancelled: _Projection.step_cancelled,
 }
