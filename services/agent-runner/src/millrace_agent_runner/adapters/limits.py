@@ -34,8 +34,9 @@ RETURN_GRACE_S = 15.0
 FORGET_S = 600.0
 RETURN_S_MAX = 60.0
 """Whoever waits looks again after a minute at the latest: what it will wait for was an estimate."""
-RETURN_SHARE = 0.8
-"""Whoever waits comes back after this much of the time, since those ahead may use less than was thought."""
+RETURN_SHARE = 0.5
+"""Whoever waits comes back after this much of the time, since those ahead may use less than was thought: a turn that
+nobody is there to take is lost. So the looks double as the turn comes near, and a long line takes a few more."""
 
 
 class Limits:
