@@ -73,6 +73,7 @@ from millrace_shared.messages.vocabulary import (
     WorkKind,
 )
 from millrace_shared.messages.work import (
+    BudgetBreached,
     DeadLetter,
     Fact,
     LlmCall,
@@ -89,6 +90,7 @@ __all__ = [
     "Admission",
     "Answer",
     "BreachAction",
+    "BudgetBreached",
     "BudgetScope",
     "CancelRequest",
     "ContinueRequest",

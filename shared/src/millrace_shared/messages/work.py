@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from millrace_shared.messages.vocabulary import NOTHING, Answer, BudgetScope, ErrorInfo, WorkKind
+from millrace_shared.messages.vocabulary import NOTHING, Answer, BreachAction, BudgetScope, ErrorInfo, WorkKind
 from millrace_shared.values import Payload
 
 
@@ -104,7 +104,21 @@ class TokenDelta(msgspec.Struct, frozen=True, omit_defaults=True, tag="token_del
     restarted: bool = False
 
 
-Fact = StepStarted | LlmCall | TokenDelta
+class BudgetBreached(msgspec.Struct, frozen=True, omit_defaults=True, tag="budget_breached"):
+    """A call to a model did not fit into a budget, for the first time. `scope` is the ledger's account."""
+
+    execution_id: str
+    workspace: str
+    step: str
+    attempt: int
+    at: float
+    scope: str
+    on_breach: BreachAction
+    message: str
+    item: int | None = None
+
+
+Fact = StepStarted | LlmCall | TokenDelta | BudgetBreached
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):

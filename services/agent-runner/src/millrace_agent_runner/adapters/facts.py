@@ -8,7 +8,7 @@ from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.bus.publisher import ATOMIC_MESSAGES_MIN, Outgoing, Publisher
 from millrace_shared.codec import encode
-from millrace_shared.messages import LlmCall, StepStarted, TokenDelta
+from millrace_shared.messages import BudgetBreached, LlmCall, StepStarted, TokenDelta
 
 WAITING_MAX = 10_000
 
@@ -29,6 +29,10 @@ class Facts:
         """A model was called: this is the record of what it cost."""
         self._put("llm_call", fact)
 
+    def budget_breached(self, fact: BudgetBreached) -> None:
+        """A call did not fit into a budget, for the first time."""
+        self._put("budget_breached", fact)
+
     def token_delta(self, fact: TokenDelta) -> None:
         """A piece of an answer, for live viewers; the result has all of it."""
         if self._connection.is_connected:  # nobody watches otherwise, and the buffer of a connection has no bound
@@ -38,6 +42,6 @@ class Facts:
         """Wait until what was taken is stored."""
         await self._outbox.drain(timeout_s)
 
-    def _put(self, name: str, fact: StepStarted | LlmCall) -> None:
+    def _put(self, name: str, fact: StepStarted | LlmCall | BudgetBreached) -> None:
         if not self._outbox.put(Outgoing(subjects.fact(fact.execution_id, name), encode(fact))):
             metrics.facts_dropped.inc()

@@ -10,6 +10,7 @@ import msgspec
 
 from millrace_api.domain.rendering import timestamp, value
 from millrace_shared.messages import (
+    BudgetBreached,
     Event,
     ExecutionAdmitted,
     ExecutionFinished,
@@ -34,7 +35,12 @@ from millrace_shared.messages import (
     Transition,
 )
 
-FACT_NAMES = {StepStarted: "step.started", LlmCall: "llm.call", TokenDelta: "llm.token"}
+FACT_NAMES = {
+    StepStarted: "step.started",
+    LlmCall: "llm.call",
+    TokenDelta: "llm.token",
+    BudgetBreached: "budget.breached",
+}
 """What the facts of the telemetry stream are called in a live feed."""
 RESTARTED = "llm.restarted"
 """What a feed says when an answer begins again: what was shown of this turn, and of later ones, is void."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from millrace_agent_runner.domain.attempt import Attempt
 from millrace_agent_runner.domain.journal import Journals
-from millrace_shared.messages import LlmCall, TokenDelta
+from millrace_agent_runner.domain.prices import NONE, OwnPrices
+from millrace_shared.messages import BudgetBreached, LlmCall, TokenDelta
 
 if TYPE_CHECKING:
+    from millrace_agent_runner.executors.agent.budgeted import Ledger
     from millrace_agent_runner.executors.agent.limited import Limits
     from millrace_agent_runner.executors.agent.run import AgentRuns
     from millrace_agent_runner.executors.http import HttpExecutor
@@ -27,6 +29,9 @@ class CallFacts(Protocol):
     def token_delta(self, fact: TokenDelta) -> None:
         """A piece of an answer has come."""
 
+    def budget_breached(self, fact: BudgetBreached) -> None:
+        """A call did not fit into a budget, for the first time."""
+
 
 class AgentExecutor:
     """Performs `agent` steps.
@@ -39,6 +44,8 @@ class AgentExecutor:
         environment: holds the providers' keys.
         openai_base_url: an OpenAI-compatible endpoint in place of OpenAI's.
         limits: rate limits of models; None: there are none.
+        ledger: what is used of budgets; None: there are none.
+        prices: those of the operator.
     """
 
     def __init__(
@@ -50,6 +57,8 @@ class AgentExecutor:
         environment: Mapping[str, str],
         openai_base_url: str | None,
         limits: Limits | None = None,
+        ledger: Ledger | None = None,
+        prices: OwnPrices = NONE,
     ) -> None:
         self._facts = facts
         self._journals = journals
@@ -58,6 +67,8 @@ class AgentExecutor:
         self._environment = environment
         self._openai_base_url = openai_base_url
         self._limits = limits
+        self._ledger = ledger
+        self._prices = prices
         self._runs: AgentRuns | None = None
         self._opening = asyncio.Lock()
 
@@ -80,6 +91,6 @@ class AgentExecutor:
                 # A thread imports it: the other slots' heartbeats need the loop meanwhile.
                 module = await asyncio.to_thread(importlib.import_module, "millrace_agent_runner.executors.agent.run")
                 models = module.Models(self._environment, self._openai_base_url)
-                layers = module.Layers(models, self._facts, self._limits)
+                layers = module.Layers(models, self._facts, self._limits, self._ledger, self._prices)
                 self._runs = module.AgentRuns(layers, module.Tools(self._http, self._python), self._journals)
             return self._runs

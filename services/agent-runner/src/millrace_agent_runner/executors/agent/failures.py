@@ -64,6 +64,9 @@ def failure_of(error: Exception, model: str, keys: tuple[str, ...]) -> StepFailu
     """Return the failure that `error`, raised while `model` was used, amounts to. Without any of `keys`."""
     if isinstance(error, StepFailure):
         return error
+    if isinstance(error, raised.FallbackExceptionGroup):
+        last = error.exceptions[-1]  # of the models that were asked one after the other
+        return failure_of(last, model, keys)
     if isinstance(error, raised.ModelAPIError):
         return _api_failure(error, model, keys)
     text = scrub(str(error), keys)[:EXPLANATION_CHARS_MAX]

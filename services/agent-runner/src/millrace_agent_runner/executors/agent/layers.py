@@ -3,10 +3,11 @@
     JournaledModel      recorded answers are given again, new ones recorded
       LiveModel         viewers see the text as it comes
         FallbackModel   the next model is asked when one cannot answer (only with `fallback_models`)
-          LimitedModel  waits for rate limits (only with a database)
-            MeteredModel    reports what was used, and what it cost
-              BoundedModel      ends a call whose time is up
-                the provider's model
+          BudgetedModel holds what the call may use of every budget (only with a database)
+            LimitedModel    waits for rate limits (likewise)
+              MeteredModel      reports what was used, and what it cost
+                BoundedModel        ends a call whose time is up
+                  the provider's model
 
 What the journal answers passes through none of the others: it costs nothing, and waits for nothing.
 """
@@ -20,8 +21,11 @@ from pydantic_ai.models import Model
 from pydantic_ai.models.fallback import FallbackModel
 
 from millrace_agent_runner.domain.attempt import Attempt
+from millrace_agent_runner.domain.estimates import Learned
+from millrace_agent_runner.domain.prices import NONE, OwnPrices
 from millrace_agent_runner.errors import StepFailure
 from millrace_agent_runner.executors.agent.bounded import BoundedModel
+from millrace_agent_runner.executors.agent.budgeted import DOWNGRADE, BudgetedModel, Ledger
 from millrace_agent_runner.executors.agent.executor import CallFacts
 from millrace_agent_runner.executors.agent.failures import failure_of
 from millrace_agent_runner.executors.agent.limited import LimitedModel, Limits
@@ -37,7 +41,6 @@ PASSED_ON = frozenset(
         "server_error",
         "connection",
         "client_error",
-        "budget_exceeded",
     }
 )
 """Failures of a call that another model may not have."""
@@ -52,11 +55,15 @@ class Layers:
         models: makes providers' models.
         facts: where calls are reported.
         limits: rate limits; None without a database.
+        ledger: what is used of budgets; None without a database.
+        prices: those of the operator.
     """
 
     models: Models
     facts: CallFacts
     limits: Limits | None = None
+    ledger: Ledger | None = None
+    prices: OwnPrices = NONE
 
     async def over(self, names: Sequence[str], attempt: Attempt, timeout_s: float) -> Model:
         """Return the model of an attempt: the first of `names`, or the next when one cannot answer.
@@ -72,12 +79,16 @@ class Layers:
     async def _one(self, name: str, attempt: Attempt, timeout_s: float) -> Model:
         endpoint = self.models.endpoint(name.partition(":")[0])
         provided = BoundedModel(await self.models.get(name), name, timeout_s)
-        model: Model = MeteredModel(provided, name, endpoint, attempt, self.facts, self.models.keys)
+        model: Model = MeteredModel(provided, name, endpoint, attempt, self.facts, self.models.keys, self.prices)
         if self.limits is not None:
             model = LimitedModel(model, name, attempt, self.limits)
+        if self.ledger is not None:
+            provider, _, called = name.partition(":")
+            learned = Learned() if self.limits is None else self.limits.learned(provider, called)
+            model = BudgetedModel(model, name, endpoint, attempt, self.ledger, self.prices, self.facts, learned)
         return model
 
     def _is_passed_on(self, error: Exception) -> bool:
         if not isinstance(error, StepFailure):
             error = failure_of(error, "the model", self.models.keys)
-        return error.category in PASSED_ON or error.code == MODEL_UNKNOWN
+        return error.category in PASSED_ON or error.code in {MODEL_UNKNOWN, DOWNGRADE}

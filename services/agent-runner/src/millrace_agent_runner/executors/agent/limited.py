@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
-import msgspec
 from pydantic_ai import RunContext
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError, ModelRateLimitError
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from millrace_agent_runner.domain.attempt import Attempt
-from millrace_agent_runner.domain.estimates import Estimate, Learned, count_tokens
+from millrace_agent_runner.domain.estimates import Estimate, Learned
 from millrace_agent_runner.domain.limits import Demand, Grant, Wait
 from millrace_agent_runner.errors import Deferred, LimitsUnavailable, TerminalFailure
+from millrace_agent_runner.executors.agent.prompt_tokens import prompt_tokens
 from millrace_agent_runner.executors.http import RETRY_AFTER_S_MAX
 from millrace_shared.messages import Deferral
 
@@ -32,8 +32,6 @@ IN_PLACE_S = 2.0
 """Whoever has to wait longer gives the slot back."""
 UNAVAILABLE_S = 5.0
 """When to ask again while the limits cannot be read."""
-ATTACHMENT_TOKENS = 1_000
-"""Of an image, a document, or another part that is no text."""
 
 
 class Limits(Protocol):
@@ -157,8 +155,7 @@ class LimitedModel(WrapperModel):
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
     ) -> Estimate:
         learned = self._limits.learned(self._provider_name, self._model)
-        counted = count_tokens(_texts(messages, parameters)) + ATTACHMENT_TOKENS * _attachments(messages)
-        return learned.estimate(counted, (settings or {}).get("max_tokens"))
+        return learned.estimate(prompt_tokens(messages, parameters), (settings or {}).get("max_tokens"))
 
     def _settle(self, grant: Grant, estimate: Estimate, usage: RequestUsage) -> None:
         if not usage.total_tokens:  # the provider does not say
@@ -177,29 +174,3 @@ class LimitedModel(WrapperModel):
             if isinstance(error, ModelRateLimitError) and error.retry_after:
                 self._limits.block(self._provider_name, self._model, min(error.retry_after, RETRY_AFTER_S_MAX))
             raise
-
-
-def _texts(messages: list[ModelMessage], parameters: ModelRequestParameters) -> Iterable[str]:
-    """Everything that is sent and is text."""
-    for message in messages:
-        for part in message.parts:
-            content = getattr(part, "content", None)
-            if isinstance(content, str):
-                yield content
-            elif isinstance(content, list | tuple):
-                yield from (one for one in content if isinstance(one, str))
-            elif content is not None:
-                yield msgspec.json.encode(content, enc_hook=str).decode()
-            arguments = getattr(part, "args", None)
-            if arguments is not None:
-                yield arguments if isinstance(arguments, str) else msgspec.json.encode(arguments, enc_hook=str).decode()
-    said = (message.instructions for message in reversed(messages) if isinstance(message, ModelRequest))
-    yield next(said, None) or ""
-    for tool in (*parameters.function_tools, *parameters.output_tools):
-        yield f"{tool.name} {tool.description or ''}"
-        yield msgspec.json.encode(tool.parameters_json_schema).decode()
-
-
-def _attachments(messages: list[ModelMessage]) -> int:
-    contents = (getattr(part, "content", None) for message in messages for part in message.parts)
-    return sum(not isinstance(one, str) for content in contents if isinstance(content, list | tuple) for one in content)

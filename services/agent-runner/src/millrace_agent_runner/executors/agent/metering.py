@@ -21,6 +21,7 @@ from pydantic_ai.usage import RequestUsage
 from millrace_agent_runner import metrics
 from millrace_agent_runner.domain.attempt import Attempt
 from millrace_agent_runner.domain.outcome import error_of
+from millrace_agent_runner.domain.prices import NONE, OwnPrices
 from millrace_agent_runner.domain.usage import plus
 from millrace_agent_runner.executors.agent.executor import CallFacts
 from millrace_agent_runner.executors.agent.failures import failure_of
@@ -46,10 +47,18 @@ class MeteredModel(WrapperModel):
         attempt: whose `usage` grows with each call.
         facts: where calls are reported.
         keys: what errors must not show.
+        prices: those of the operator.
     """
 
     def __init__(
-        self, wrapped: Model, name: str, endpoint: str | None, attempt: Attempt, facts: CallFacts, keys: tuple[str, ...]
+        self,
+        wrapped: Model,
+        name: str,
+        endpoint: str | None,
+        attempt: Attempt,
+        facts: CallFacts,
+        keys: tuple[str, ...],
+        prices: OwnPrices = NONE,
     ) -> None:
         super().__init__(wrapped)
         self._name = name
@@ -58,6 +67,7 @@ class MeteredModel(WrapperModel):
         self._attempt = attempt
         self._facts = facts
         self._keys = keys
+        self._prices = prices
 
     async def request(
         self,
@@ -110,7 +120,7 @@ class MeteredModel(WrapperModel):
     ) -> None:
         self._attempt.reported += 1
         if error is None:
-            price = price_of(usage, self._provider_name, self._model, self._endpoint)
+            price = price_of(usage, self._provider_name, self._model, self._endpoint, self._prices)
         else:
             # A request that was refused costs nothing; one that broke off may have been billed.
             price = NOTHING if isinstance(error, ModelHTTPError) or self._provider_name == OFFLINE else UNKNOWN

@@ -1,4 +1,4 @@
-"""What a call cost, by the price list that ships with `genai-prices`. An unknown price is None, never 0."""
+"""What a call costs: by the operator's prices, else by those of `genai-prices`. Unknown is None, never 0."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from genai_prices import calc_price
 from pydantic_ai.usage import RequestUsage
 
+from millrace_agent_runner.domain.prices import NONE, OwnPrices
 from millrace_agent_runner.executors.agent.models import OFFLINE
 
 
@@ -25,7 +26,7 @@ UNKNOWN = Price(None, None)
 NOTHING = Price(Decimal(0), None)
 
 
-def price_of(usage: RequestUsage, provider: str, model: str, endpoint: str | None) -> Price:
+def price_of(usage: RequestUsage, provider: str, model: str, endpoint: str | None, own: OwnPrices = NONE) -> Price:
     """Price a call by the provider that was called.
 
     Args:
@@ -33,21 +34,25 @@ def price_of(usage: RequestUsage, provider: str, model: str, endpoint: str | Non
         provider: as in `provider:model`.
         model: likewise; not the name in the response, which may be an alias.
         endpoint: the address in place of the provider's own: whoever answers there has prices of their own.
+        own: the operator's prices, which go before the list.
     """
     if provider == OFFLINE:
         return NOTHING
     if usage.unmeasured_requests or not usage.total_tokens:
         return UNKNOWN
+    if (price := own.of(provider, model)) is not None:
+        cost_usd = price.cost_usd(usage.input_tokens, usage.output_tokens, usage.cache_read_tokens)
+        return Price(cost_usd, price.version)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if endpoint is not None:
-                price = calc_price(usage, model, provider_api_url=endpoint)
+                found = calc_price(usage, model, provider_api_url=endpoint)
             else:
-                price = calc_price(usage, model, provider_id=provider)
+                found = calc_price(usage, model, provider_id=provider)
     except (LookupError, ValueError):
         return UNKNOWN
-    return Price(price.total_price, _price_version())
+    return Price(found.total_price, _price_version())
 
 
 @lru_cache(maxsize=1)
