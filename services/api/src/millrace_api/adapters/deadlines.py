@@ -12,6 +12,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._open: set[asyncio.Timeout] = set()
+        self._stopped = False
 
     @contextlib.asynccontextmanager
     async def within(self, seconds: float) -> AsyncIterator[None]:
@@ -20,7 +21,7 @@ class Deadlines:
         Raises:
             TimeoutError: it took longer, or the process stops.
         """
-        async with asyncio.timeout(seconds) as deadline:
+        async with asyncio.timeout(0 if self._stopped else seconds) as deadline:
             self._open.add(deadline)
             try:
                 yield
@@ -28,7 +29,8 @@ class Deadlines:
                 self._open.discard(deadline)
 
     def stop(self) -> None:
-        """End every wait now, as if its time had run out."""
+        """End every wait now, as if its time had run out, and those that are only about to begin."""
+        self._stopped = True
         now = asyncio.get_running_loop().time()
         for deadline in self._open:
             deadline.reschedule(now)
