@@ -19,8 +19,11 @@ EXAMPLES = sorted((ROOT / "examples" / "workflows").glob("*.yaml"))
 EXPECTED: dict[str, dict[str, Any]] = {
     "approval_flow": {"approved": True, "by": ""},
     "dynamic_plan": {"values": [5, 21, 233], "checked": True},
+    "code_review": {"diff": ""},
     "evaluator_optimizer": {"rounds": 3},
+    "licence_check": {"compliant": False},
     "nested_for_each": {"busy": ["north", "south"]},
+    "security_scan": {"secrets": 1, "weak_dependencies": 3, "told": True},
 }
 """What some examples must give; of the others it is enough that they complete."""
 

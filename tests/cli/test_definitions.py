@@ -17,7 +17,7 @@ BAD = "name: bad\nsteps:\n  load: {transform: 1}\n  end:\n    needs: [laod]\n   
 def test_every_example_is_valid():
     ran = CliRunner().invoke(app, ["validate", *map(str, example_files())])
     assert ran.exit_code == 0, ran.output
-    assert ran.stdout.count(": ok (") == len(example_files()) == 11
+    assert ran.stdout.count(": ok (") == len(example_files()) == 15
 
 
 def test_every_mistake_of_every_file_with_its_place(tmp_path: Path):

@@ -76,7 +76,7 @@ def test_mistakes_save_nothing_of_all_files(millrace: Millrace, write: Callable[
 def test_the_examples_are_seeded_once(millrace: Millrace):
     assert millrace("seed").returncode == 0
     again = millrace("seed", "--skip-existing").stdout.splitlines()
-    assert len(again) == 11
+    assert len(again) == 15
     assert all(line.endswith("skipped") for line in again)
 
 

@@ -9,14 +9,18 @@ EXAMPLES = Path(__file__).parents[3] / "examples" / "workflows"
 NAMES = [
     "approval_flow",
     "basic_sequence",
+    "code_review",
     "conditional_workflow",
     "data_pipeline",
     "dynamic_plan",
     "evaluator_optimizer",
     "lead_qualification",
+    "licence_check",
     "nested_for_each",
+    "notify_team",
     "parallel_processing",
     "research_report",
+    "security_scan",
     "sub_workflow",
 ]
 

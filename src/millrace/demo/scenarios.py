@@ -137,6 +137,26 @@ def scenarios() -> list[Scenario]:
             outputs=('"approved": true', '"channel": "blog"', '"at": "now"'),
         ),
         Scenario(
+            "a security scan, judged by an agent, and told to people by another workflow",
+            _with_model(examples["security_scan"], LOCAL_MODEL),
+            outputs=('"secrets": 1', '"told": true'),
+        ),
+        Scenario(
+            "licences that are not allowed, explained by an agent",
+            _with_model(examples["licence_check"], LOCAL_MODEL),
+            outputs=('"compliant": false', "GPL-3.0-only"),
+        ),
+        Scenario(
+            "a review, and a patch that fits nowhere",
+            _with_model(examples["code_review"], LOCAL_MODEL),
+            outputs=('"diff": ""', "there is no such file"),
+        ),
+        Scenario(
+            "a message that passes its guards",
+            _with_model(examples["notify_team"], LOCAL_MODEL),
+            outputs=("[demo provider",),
+        ),
+        Scenario(
             "an agent with a tool",
             TOOL_CALL,
             outputs=("Tools said",),

@@ -47,15 +47,17 @@ def permit(roots: tuple[str, ...]) -> None:
 
 
 def read_project(directory: str | None, files: dict[str, str] | None) -> Project:
-    """Return what is to be scanned: a directory, or files that are given by their path.
+    """Return what is to be scanned: a directory if one is named, else the files that are given by their path.
 
     Raises:
-        TerminalFailure: neither or both are given, the directory is not permitted or not there, or `files` holds
-            something else than texts.
+        TerminalFailure: neither is given, the directory is not permitted or not there, or `files` holds something else
+            than texts.
     """
-    if (directory is None) == (files is None):
-        raise TerminalFailure("give a scan `directory`, or `files`: one of them", category="input_invalid")
-    return _given(files) if files is not None else _read(_permitted(str(directory)))
+    if directory:
+        return _read(_permitted(str(directory)))
+    if files is None:
+        raise TerminalFailure("a scan needs a `directory`, or `files`", category="input_invalid")
+    return _given(files)
 
 
 def is_inside(path: str) -> bool:
