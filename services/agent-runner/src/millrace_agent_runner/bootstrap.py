@@ -12,10 +12,12 @@ from millrace_agent_runner.adapters.cache import ResultCache
 from millrace_agent_runner.adapters.database import open_database
 from millrace_agent_runner.adapters.facts import Facts
 from millrace_agent_runner.adapters.journal import StoredJournals
+from millrace_agent_runner.adapters.ledger import Ledger
 from millrace_agent_runner.adapters.limits import Limits
 from millrace_agent_runner.adapters.worker import Worker
 from millrace_agent_runner.domain.attempt import Executor
 from millrace_agent_runner.domain.perform import Performer
+from millrace_agent_runner.domain.prices import OwnPrices
 from millrace_agent_runner.domain.secrets import environment_secrets
 from millrace_agent_runner.executors.agent.executor import AgentExecutor
 from millrace_agent_runner.executors.http import HttpExecutor
@@ -62,7 +64,15 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
             stack.push_async_callback(limits.stop)
         elif settings.limits:
             log.warning("MILLRACE_RATE_LIMITS do not hold: runners share them through Postgres, and there is none")
-        agent = AgentExecutor(facts, journals, http, python, os.environ, settings.openai_base_url, limits)
+        prices = OwnPrices(settings.own_prices)
+        ledger = None
+        if pool is not None:
+            ledger = Ledger(pool, prices.use, unpriced_fits=settings.budgets_unpriced == "allow")
+            await ledger.start()
+            stack.push_async_callback(ledger.stop)
+        agent = AgentExecutor(
+            facts, journals, http, python, os.environ, settings.openai_base_url, limits, ledger, prices
+        )
         executors: dict[WorkKind, Executor] = {"python": python, "http": http, "agent": agent}
         secrets = environment_secrets(os.environ)
         performer = Performer(executors, blobs, ResultCache(connection), secrets, runner)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
 from millrace_agent_runner.domain.addresses import Allowed
 from millrace_agent_runner.domain.limits import Limit, read_limits
+from millrace_agent_runner.domain.prices import ModelPrice, read_prices
 from millrace_shared.settings import Settings
 
 SLOTS_MIN = 10
@@ -52,6 +53,17 @@ class RunnerSettings(Settings):
         description="Rate limits that hold unless the database has others: a JSON array of objects with `provider`, "
         "`requests_per_minute`, `tokens_per_minute`, `model` and `workspace` (`*`, the default, is all together).",
     )
+    prices: Annotated[str, Field(max_length=1_000_000)] = Field(
+        "",
+        description="Prices that go before the price list's, unless the database has others: a JSON array of objects "
+        "with `provider`, `model`, `input_per_million`, `output_per_million` (US dollars for a million tokens), "
+        "`version`, and `cached_per_million` if input that was read before costs less.",
+    )
+    budgets_unpriced: Literal["refuse", "allow"] = Field(
+        "refuse",
+        description="Whether a call whose price nobody knows may be made under a budget in US dollars; `allow` counts "
+        "it as free there. Its tokens and calls count in any case.",
+    )
     openai_base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint, in place of OpenAI's own.")
 
     @field_validator("http_allow")
@@ -67,6 +79,17 @@ class RunnerSettings(Settings):
     def _limits(cls, text: str) -> str:
         read_limits(text)
         return text
+
+    @field_validator("prices")
+    @classmethod
+    def _prices(cls, text: str) -> str:
+        read_prices(text)
+        return text
+
+    @property
+    def own_prices(self) -> tuple[ModelPrice, ...]:
+        """The prices of `prices`."""
+        return read_prices(self.prices)
 
     @property
     def limits(self) -> tuple[Limit, ...]:
