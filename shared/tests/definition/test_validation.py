@@ -25,7 +25,7 @@ from millrace_shared.definition.validation import validate
             ['agents.w.model: "gpt-4" is not a model; write provider:model, such as groq:llama-3.1-8b-instant'],
         ),
         (
-            "agents: {w: {model: 'a:b', instructions: '${{ steps.a.output }}'}}",
+            "agents: {w: {model: 'offline:b', instructions: '${{ steps.a.output }}'}}",
             [
                 (
                     "agents.w.instructions: in `steps.a.output`: an agent is shared by steps, so it cannot read their "

@@ -9,7 +9,7 @@ in the version that was saved first.
 import hashlib
 import json
 
-from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.definition.model import Agent, WorkflowDefinition
 
 
 def canonical_json(definition: WorkflowDefinition) -> bytes:
@@ -23,11 +23,16 @@ def canonical_json(definition: WorkflowDefinition) -> bytes:
     return _compact({"version": definition.version, **data})
 
 
+def canonical_agent(name: str, agent: Agent) -> bytes:
+    """Returns an agent that is saved by itself as compact JSON, as `canonical_json` does definitions."""
+    return _compact({"name": name, **agent.model_dump(mode="json", by_alias=True, exclude_defaults=True)})
+
+
 def content_hash(canonical: bytes) -> str:
     """Returns the SHA-256, as lower-case hex, of what a canonical document means.
 
     Args:
-        canonical: What `canonical_json` returned.
+        canonical: What `canonical_json` or `canonical_agent` returned.
     """
     return hashlib.sha256(_compact(json.loads(canonical), sort_keys=True)).hexdigest()
 

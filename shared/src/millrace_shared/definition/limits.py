@@ -31,6 +31,9 @@ SECRETS_MAX = 100
 TOOLS_MAX = 64
 """Tools of one agent."""
 
+FALLBACK_MODELS_MAX = 8
+"""Models of one agent beside its first."""
+
 GUARDS_MAX = 20
 """Guards of an agent's input, and of its output."""
 

@@ -17,11 +17,10 @@ from millrace_shared.definition.locations import Location
 from millrace_shared.definition.model import Agent, Defaults, Limits
 from millrace_shared.definition.parts import sink_outputs
 from millrace_shared.definition.rules import check_sinks
+from millrace_shared.definition.saved_agents import secrets_of
 from millrace_shared.definition.validation import Validated, check, conclude
-from millrace_shared.expressions.errors import TemplateInvalid
 from millrace_shared.expressions.paths import type_name
 from millrace_shared.expressions.suggest import did_you_mean
-from millrace_shared.expressions.template import compile_template
 
 PLAN_NAME = "plan"
 """Name of a plan that has none."""
@@ -95,6 +94,10 @@ def _check_plan(
         if name not in secrets:
             problem = f'the workflow around the plan has no secret "{name[:64]}"'
             findings.add(("secrets", position), problem, did_you_mean(name, secrets) or "remove it")
+    for name, agent in mapping(plan.get("agents")).items():
+        if mapping(agent).get("use") is not None:
+            hint = "write the agent here, or ask one that the workflow around the plan has"
+            findings.add(("agents", name, "use"), "a plan cannot use agents that are saved by themselves", hint)
     levels = list(levels_of(plan))
     count = sum(len(level.steps) for level in levels)
     if count > PLAN_STEPS_MAX:
@@ -131,11 +134,4 @@ def _with_secrets_of(agents: Iterable[Agent], own: Any) -> Any:
     """Returns the plan's secrets, and those that the settings of inherited agents' tools hold."""
     if own is not None and not isinstance(own, list):
         return own
-    needed: dict[str, None] = {}
-    for tool in (tool for agent in agents for tool in agent.tools):
-        try:
-            references = compile_template(tool.config).references
-        except TemplateInvalid:  # reported where the agent's settings are checked
-            continue
-        needed.update((str(found.keys[0]), None) for found in references if found.root == "secrets")
-    return [*(own or ()), *(name for name in needed if name not in (own or ()))]
+    return [*(own or ()), *(name for name in secrets_of(agents) if name not in (own or ()))]

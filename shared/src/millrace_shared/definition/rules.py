@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from millrace_shared.definition.agent_rules import check_agent
 from millrace_shared.definition.findings import Findings, mapping, texts
 from millrace_shared.definition.graph import find_cycle
-from millrace_shared.definition.guard_rules import check_guards
 from millrace_shared.definition.levels import Level, levels_of, sinks_of
 from millrace_shared.definition.limits import (
     EXECUTION_TIMEOUT_DEFAULT_S,
@@ -42,8 +42,7 @@ def check_rules(data: dict[str, Any], findings: Findings) -> None:
         _check_level(level, agents, limit_s, findings)
     _check_totals(levels, findings)
     for name, agent in agents.items():
-        check_json_schema(mapping(agent).get("output"), ("agents", name, "output"), findings)
-        check_guards(mapping(agent).get("guards"), ("agents", name, "guards"), findings)
+        check_agent(agent, ("agents", name), findings)
     check_retry(mapping(data.get("defaults")).get("retry"), ("defaults", "retry"), findings)
     _check_inputs(mapping(data.get("inputs")), findings)
     if data.get("concurrency") is not None and data.get("singleton") not in (None, False):

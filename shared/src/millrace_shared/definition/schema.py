@@ -26,6 +26,7 @@ def json_schema() -> dict[str, Any]:
             "description": whole["description"],
             "anyOf": [whole["properties"][key], whole],
         }
+    _add_spellings(parts["Agent"])
     singleton = schema["properties"]["singleton"]
     singleton["anyOf"] = [{"type": "boolean"}, *singleton["anyOf"]]
     parts["Repeat"]["properties"]["until"]["anyOf"].append({"type": "boolean"})
@@ -43,6 +44,21 @@ def json_schema() -> dict[str, Any]:
     step["properties"]["when"]["anyOf"].append({"type": "boolean"})
     step["oneOf"] = [{"required": [kind], "properties": {kind: {"not": {"type": "null"}}}} for kind in STEP_KINDS]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **schema}
+
+
+def _add_spellings(agent: dict[str, Any]) -> None:
+    """Adds the other words for fields of an agent; see `agents.with_one_spelling`."""
+    text = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    agent["properties"] |= {
+        "agent_type": {"description": "What every agent is.", "anyOf": [{"const": "react"}, {"type": "null"}]},
+        "llm_provider": {"description": "The provider of `model`, by itself.", **text},
+        "llm_model": {"description": "The rest of `model`.", **text},
+        "max_iterations": {
+            "description": "That of `limits`.",
+            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}],
+        },
+    }
+    agent["anyOf"] = [{"required": [key]} for key in ("model", "llm_model", "use")]
 
 
 def _allow_null(field: dict[str, Any]) -> None:
