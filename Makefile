@@ -2,9 +2,11 @@
 #
 #   PYTHON   the interpreter that makes the virtual environment (3.11 or newer)
 #   VENV     where the virtual environment is
+#   WORKERS  how many processes run the tests, each with servers of its own; 0: this one, where a debugger works
 
-PYTHON ?= python3
-VENV   ?= .venv
+PYTHON  ?= python3
+VENV    ?= .venv
+WORKERS ?= 2
 
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.millrace-installed
@@ -35,7 +37,7 @@ demo: $(READY) ## Start the whole stack, run every example, show what happened
 	@$(BIN)/python -m millrace.demo
 
 test: check ## Everything that must hold: make check, then every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(READY) ## Lint, format, types and architecture, without running anything
 	$(BIN)/ruff check $(SOURCES)
