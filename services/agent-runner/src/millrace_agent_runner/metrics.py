@@ -14,6 +14,7 @@
 | millrace_runner_cache_total | counter | outcome | results looked up (`hit`, `miss`, `unavailable`) or `stored` |
 | millrace_runner_poison_total | counter | | work messages that went to DEAD |
 | millrace_runner_llm_calls_total | counter | provider, outcome | calls to models |
+| millrace_runner_llm_limits_total | counter | outcome | calls before rate limits: `at_once`, `waited`, `deferred` … |
 | millrace_runner_llm_tokens_total | counter | provider, direction | tokens: `input`, `output` |
 """
 
@@ -66,6 +67,7 @@ lost = Counter("millrace_runner_attempts_lost", "Attempts given up because anoth
 cache = Counter("millrace_runner_cache", "Use of the result cache.", ("outcome",))
 poison = Counter("millrace_runner_poison", "Work messages that went to DEAD.")
 llm_calls = Counter("millrace_runner_llm_calls", "Calls to models.", ("provider", "outcome"))
+llm_limits = Counter("millrace_runner_llm_limits", "Calls before rate limits.", ("outcome",))
 llm_tokens = Counter("millrace_runner_llm_tokens", "Tokens of calls to models.", ("provider", "direction"))
 
 # Looking a child up costs more than counting with it, so they are bound once.

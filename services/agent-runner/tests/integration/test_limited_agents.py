@@ -180,9 +180,9 @@ async def test_a_pause_that_the_provider_asks_for_holds_for_all(
         await first.agents(attempt())
     assert caught.value.category == "llm_rate_limit"
     assert await first.taken("tokens") == 0
-    with pytest.raises(Deferred, match="openai asked for a pause of openai:m"):  # it knows by itself
+    with pytest.raises(Deferred, match="a pause that openai asked for"):  # it knows by itself
         await first.agents(attempt())
-    with pytest.raises(Deferred, match="openai asked for a pause"):  # it is told by the database
+    with pytest.raises(Deferred, match="a pause that openai asked for"):  # it is told by the database
         await second.agents(attempt())
     assert len(providers.calls) == 1
 
@@ -206,7 +206,7 @@ async def test_without_its_database_a_limited_model_is_not_called(
 ) -> None:
     runner = await start(Limit("openai", "m", requests_per_minute=100))
     await runner.pool.close()
-    with pytest.raises(Deferred, match="the database that holds the rate limits is away"):
+    with pytest.raises(Deferred, match="the database that holds the rate limits"):
         await runner.agents(attempt())
     assert providers.calls == []
     assert await runner.agents(attempt(model="openai:unlimited")) == "ok"

@@ -155,7 +155,7 @@ async def test_a_pause_that_a_provider_asks_for_holds_for_every_runner(runner: A
     found = await ask(second, "x", 1)
     assert isinstance(found, Wait)
     assert found.wait_s == pytest.approx(HOUR_S, abs=DEADLINE_S)
-    assert found.reason == "groq asked for a pause"
+    assert found.reason == "a pause that groq asked for"
     await second.read()
     assert second.pause_s(*MODEL) > HOUR_S / 2
     assert second.pause_s("groq", "other") == 0
@@ -190,5 +190,5 @@ async def test_a_database_that_went_away_is_told_from_a_defect(runner: Any, data
     with pytest.raises(asyncpg.UndefinedTableError):
         await ask(limits, "x", 1)
     await limits._pool.close()
-    with pytest.raises(LimitsUnavailable, match="is away"):
+    with pytest.raises(LimitsUnavailable, match="does not answer"):
         await ask(limits, "x", 1)

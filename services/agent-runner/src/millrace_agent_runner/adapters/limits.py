@@ -115,7 +115,7 @@ class Limits:
             return await self._reserve(conversation, model, sorted(demands))
         except Exception as error:
             if is_unavailable(error):
-                raise LimitsUnavailable("the database that holds the rate limits is away") from error
+                raise LimitsUnavailable("the database that holds the rate limits does not answer") from error
             raise
 
     def settle(self, grant: Grant, tokens: int) -> None:
@@ -161,7 +161,7 @@ class Limits:
         return_s = min(RETURN_S_MAX, wait_s * RETURN_SHARE)
         demand = room.narrowest
         await connection.execute(sql.STAND_IN_LINE, conversation, demand.bucket, demand.units, now + return_s)
-        reason = f"{demand.limit.provider} asked for a pause" if room.is_paused else demand.text
+        reason = f"a pause that {demand.limit.provider} asked for" if room.is_paused else demand.text
         return Wait(wait_s, return_s, reason)
 
     async def _settle(self, off: Sequence[Demand], taken_at: float, tokens: int) -> None:

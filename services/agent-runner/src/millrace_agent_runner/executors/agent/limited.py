@@ -20,6 +20,7 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
+from millrace_agent_runner import metrics
 from millrace_agent_runner.domain.attempt import Attempt
 from millrace_agent_runner.domain.estimates import Estimate, Learned
 from millrace_agent_runner.domain.limits import Demand, Grant, Wait
@@ -30,6 +31,7 @@ from millrace_shared.messages import Deferral
 
 IN_PLACE_S = 2.0
 """Whoever has to wait longer gives the slot back."""
+UNAVAILABLE = "the database that holds the rate limits, which does not answer"
 UNAVAILABLE_S = 5.0
 """When to ask again while the limits cannot be read."""
 
@@ -120,8 +122,10 @@ class LimitedModel(WrapperModel):
         while True:
             found = await self._reserve(demands)
             if isinstance(found, Grant):
+                metrics.llm_limits.labels("waited" if waited_s else "at_once").inc()
                 return found
             if waited_s + found.wait_s > IN_PLACE_S:
+                metrics.llm_limits.labels("deferred").inc()
                 about = f"{found.reason}, about {max(1, round(found.wait_s)):,} s"
                 raise Deferred(Deferral(time.time() + found.return_s, "tokens", about))
             waited_s += found.wait_s
@@ -130,14 +134,15 @@ class LimitedModel(WrapperModel):
     async def _reserve(self, demands: Sequence[Demand]) -> Grant | Wait:
         if not demands:
             pause_s = self._limits.pause_s(self._provider_name, self._model)
-            reason = f"{self._provider_name} asked for a pause of {self._name}"
+            reason = f"a pause that {self._provider_name} asked for"
             return Wait(pause_s, pause_s, reason) if pause_s else Grant()
         step = self._attempt.step
         conversation = f"{step.execution_id} {step.step} {step.item} {step.iteration}"
         try:
             return await self._limits.reserve(conversation, (self._provider_name, self._model), demands)
         except LimitsUnavailable as error:
-            raise Deferred(Deferral(time.time() + UNAVAILABLE_S, "tokens", str(error))) from error
+            metrics.llm_limits.labels("unavailable").inc()
+            raise Deferred(Deferral(time.time() + UNAVAILABLE_S, "tokens", UNAVAILABLE)) from error
 
     def _demands(self, estimate: Estimate) -> list[Demand]:
         step = self._attempt.step
@@ -148,6 +153,7 @@ class LimitedModel(WrapperModel):
                     f"about {estimate.input_tokens:,} tokens of input are more than the {demand.per_minute:,} "
                     f"tokens/min of {demand.limit.name}, so they can never be sent: send less, or raise the rate limit"
                 )
+                metrics.llm_limits.labels("never_fits").inc()
                 raise TerminalFailure(message, category="llm_context_too_large")
         return demands
 
