@@ -47,7 +47,8 @@ async def test_an_answer_that_broke_off_is_void_and_one_that_was_finished_is_not
 
     await bus.eventually(is_shown, "the last answer")
     found = await pieces(bus, step.execution_id)
-    [again] = [position for position, piece in enumerate(found) if piece.restarted]
+    # Also the first runner may have said so: what was queued when it began may have been begun before.
+    again = max(position for position, piece in enumerate(found) if piece.restarted)
     assert [(piece.turn, piece.text) for piece in found[again:]] == [(1, ""), (1, "it is 1")]
-    assert {piece.turn for piece in found[:again]} == {0, 1}
+    assert {piece.turn for piece in found[:again] if piece.text} == {0, 1}
     assert "".join(piece.text for piece in found if piece.turn == 0) == "let me see"
