@@ -230,7 +230,7 @@ class Conversation:
                 self.answered += 1
                 self.reported = max(self.reported, entry.reported)
             case ToolBegun() | ToolEnded():
-                if entry.turn >= len(self._turns):
+                if not 0 <= entry.turn < len(self._turns):
                     raise MessageInvalid(f"the journal of {self._name} has a tool call out of turn {entry.turn}")
                 del self._turns[entry.turn + 1 :]  # what came after the turn did not know of this call
                 turn = self._turns[entry.turn]

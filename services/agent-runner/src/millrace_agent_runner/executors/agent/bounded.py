@@ -1,8 +1,9 @@
-"""A model whose calls end in time."""
+"""A model whose calls end in time, with an answer or with a failure that says what was wrong with it."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -14,6 +15,11 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from millrace_agent_runner.errors import RetryableFailure
+
+log = logging.getLogger(__name__)
+
+_UNREADABLE = (AttributeError, LookupError, TypeError, ValueError)
+"""What providers' libraries raise over an answer of a form that they do not expect."""
 
 
 class BoundedModel(WrapperModel):
@@ -39,7 +45,7 @@ class BoundedModel(WrapperModel):
         """Call the model.
 
         Raises:
-            RetryableFailure: it did not answer in time.
+            RetryableFailure: it did not answer in time, or with something that is no answer.
         """
         with self._told():
             async with asyncio.timeout(self._timeout_s):
@@ -71,3 +77,7 @@ class BoundedModel(WrapperModel):
                 "raise it, or use a faster model"
             )
             raise RetryableFailure(message, category="llm_timeout") from error
+        except _UNREADABLE as error:
+            log.warning("%s gave an answer that its library cannot read", self._name, exc_info=error)
+            message = f"{self._name} gave an answer that cannot be read ({type(error).__name__}); the log has more"
+            raise RetryableFailure(message, category="llm_invalid_output", code="answer_unreadable") from error

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import httpx
+import httpx2
 from pydantic_ai import exceptions as raised
 
 from millrace_agent_runner.domain.secrets import scrub
 from millrace_agent_runner.errors import RetryableFailure, StepFailure, TerminalFailure
+from millrace_agent_runner.executors.agent.bodies import BodyRefused
 from millrace_agent_runner.executors.http import RETRY_AFTER_S_MAX
 
 EXPLANATION_CHARS_MAX = 500
+CAUSES_MAX = 10
 _TOO_LARGE, _TOO_MANY, _SERVER_ERRORS = 413, 429, 500
 _NEVER_FITS = ("request too large", "context length", "maximum context", "reduce your message size", "too many tokens")
 """Said by providers inside a 413 or 429 when no waiting helps: the prompt alone is over the limit."""
+_ON_THE_WAY = (OSError, httpx.TransportError, httpx2.TransportError)
 
 
 class _Kind(NamedTuple):
@@ -65,13 +70,39 @@ def failure_of(error: Exception, model: str, keys: tuple[str, ...]) -> StepFailu
     if isinstance(error, StepFailure):
         return error
     if isinstance(error, raised.FallbackExceptionGroup):
-        last = error.exceptions[-1]  # of the models that were asked one after the other
-        return failure_of(last, model, keys)
+        return _failure_of_all(error, model, keys)
+    refused = _caused_by(error, BodyRefused)
+    if refused is not None:
+        return _failure(_Kind("llm_invalid_output", "answer_too_long", retryable=True), f"{model}: {refused}")
     if isinstance(error, raised.ModelAPIError):
         return _api_failure(error, model, keys)
     text = scrub(str(error), keys)[:EXPLANATION_CHARS_MAX]
     form, kind = next((form, kind) for type_, form, kind in _OF_THE_RUN if isinstance(error, type_))
     return _failure(kind, form.format(model=model, text=text, kind=type(error).__name__))
+
+
+def _failure_of_all(group: raised.FallbackExceptionGroup, model: str, keys: tuple[str, ...]) -> StepFailure:
+    """No model of an agent answered: the last failure that may pass stands for all, else the last one."""
+    failures = [failure_of(error, getattr(error, "model_name", model), keys) for error in group.exceptions]
+    chosen = next((failure for failure in reversed(failures) if failure.retryable), failures[-1])
+    said = "; ".join(f"{number}. {failure}" for number, failure in enumerate(failures, 1))
+    return (RetryableFailure if chosen.retryable else TerminalFailure)(
+        f"none of the agent's models answered: {said}",
+        category=chosen.category,
+        code=chosen.code,
+        retry_after_s=chosen.retry_after_s,
+        detail=chosen.detail,
+    )
+
+
+def _caused_by(error: BaseException, *kinds: type[Exception]) -> BaseException | None:
+    """Return what brought `error` about, if that is of one of some kinds: libraries wrap what is raised below them."""
+    seen: BaseException | None = error
+    for _ in range(CAUSES_MAX):
+        if seen is None or isinstance(seen, kinds):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _api_failure(error: raised.ModelAPIError, model: str, keys: tuple[str, ...]) -> StepFailure:
@@ -95,7 +126,8 @@ def _kind_of(error: raised.ModelAPIError, status: int | None, explanation: str) 
         if isinstance(error, type_):
             return kind
     if status is None:
-        return _Kind("connection", retryable=True)
+        # What is left has come to no status and to no error of the connection: an answer that is none.
+        return _Kind("llm_invalid_output" if _caused_by(error, *_ON_THE_WAY) is None else "connection", retryable=True)
     if status >= _SERVER_ERRORS:
         return _Kind("server_error", retryable=True)
     return _Kind("client_error", f"http_{status}")
