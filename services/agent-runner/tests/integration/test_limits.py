@@ -192,3 +192,12 @@ async def test_a_database_that_went_away_is_told_from_a_defect(runner: Any, data
     await limits._pool.close()
     with pytest.raises(LimitsUnavailable, match="does not answer"):
         await ask(limits, "x", 1)
+
+
+async def test_buckets_that_were_removed_are_made_anew(runner: Any, database: Any) -> None:
+    limits = await runner(TIGHT)
+    assert isinstance(await ask(limits, "x", 1), Grant)
+    await database.execute("DELETE FROM spend.buckets")
+    with pytest.raises(LimitsUnavailable, match="were removed"):
+        await ask(limits, "y", 1)
+    assert isinstance(await ask(limits, "y", 1), Grant)

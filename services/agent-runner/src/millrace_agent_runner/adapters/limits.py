@@ -181,6 +181,9 @@ class Limits:
         """Lock buckets, always in the same order, and return them."""
         limits = {demand.bucket: demand.per_minute for demand in demands}
         records = await connection.fetch(sql.LOCK_BUCKETS, sorted(limits))
+        if len(records) < len(limits):  # the database was emptied, or set back to before they were made
+            self._known.clear()
+            raise LimitsUnavailable("the rate limits' buckets were removed; they are made anew")
         return {
             record["bucket"]: Bucket(
                 limits[record["bucket"]],
