@@ -329,7 +329,7 @@ async def test_without_its_database_a_call_under_a_budget_waits(
 ) -> None:
     runner = await start()
     await runner.pool.close()
-    with pytest.raises(Deferred, match="the database that holds the budgets is away"):
+    with pytest.raises(Deferred, match="the database that holds the budgets, which does not answer"):
         await runner.agents(attempt({"calls": 1}))
     assert providers.calls == []
     assert await runner.agents(attempt()) == "ok"

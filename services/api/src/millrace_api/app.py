@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket
 
 from millrace_api.metrics import Measured
 from millrace_api.routes import (
+    budgets,
     dead,
     derivation,
     event_stream,
@@ -25,6 +26,7 @@ from millrace_api.routes import (
     steering_shapes,
     trigger_shapes,
     triggers,
+    usage,
     why,
     workflows,
 )
@@ -67,6 +69,8 @@ def build(adapters: Adapters) -> ASGIApp:
     app.include_router(hooks.router)
     app.include_router(dead.router)
     app.include_router(rate_limits.router)
+    app.include_router(budgets.router)
+    app.include_router(usage.router)
     app.include_router(operations.router)
     app.include_router(live.router)
     app.include_router(live.router, prefix=PREFIX)
@@ -106,6 +110,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(steering_shapes.SCHEMAS)
         schemas.update(trigger_shapes.SCHEMAS)
         schemas.update(rate_limits.SCHEMAS)
+        schemas.update(budgets.SCHEMAS)
         for path, operations_of_path in document["paths"].items():
             for operation in operations_of_path.values():
                 _complete(operation, secured=path.startswith(PREFIX) and path not in _OPEN)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from millrace_api.adapters.acceptance import Acceptance
+from millrace_api.adapters.budgets import Budgets
 from millrace_api.adapters.bulk import Bulk
 from millrace_api.adapters.catalogue import Catalogue
 from millrace_api.adapters.dead_letters import DeadLetters
@@ -28,6 +29,7 @@ from millrace_api.adapters.trigger_schedules import Schedules
 from millrace_api.adapters.trigger_store import TriggerStore
 from millrace_api.adapters.trigger_tallies import Tallies
 from millrace_api.adapters.trigger_ticks import Ticks
+from millrace_api.adapters.usage import UsageReader
 from millrace_api.adapters.uses import Uses
 from millrace_api.adapters.waiting import Waiting
 from millrace_api.adapters.workflow_feed import WorkflowFeed
@@ -147,6 +149,8 @@ async def _compose(
         firing=Firing(acceptance, Tallies(pool)),
         dead=DeadLetters(connection, publisher),
         rate_limits=RateLimits(pool),
+        budgets=Budgets(pool),
+        usage=UsageReader(pool),
         definitions=definitions,
         blobs=blobs,
         feed=WorkflowFeed(connection, definitions),

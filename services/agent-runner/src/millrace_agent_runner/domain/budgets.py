@@ -131,7 +131,7 @@ class Fits(NamedTuple):
 
 
 class Busy(NamedTuple):
-    """There may be room when calls that are under way are settled."""
+    """There may be room when calls that are under way are settled. `reason` is what is waited for."""
 
     account: Account
     reason: str
@@ -236,8 +236,8 @@ def _look(account: Account, wanted: Wanted) -> Breach | Busy | None:
             used = f"{_text(spent)} are used, and a call needs at least {_text(least)}"
             return Breach(account, f"{budget.name} is {_text(bound * times)} {unit}; {used}")
         if reserved and most + reserved > left:
-            held = "and calls under way hold the rest of it"
-            found = found or Busy(account, f"{budget.name} is {_text(bound * times)} {unit}, {held}")
+            held = f"which is {_text(bound * times)} {unit}: calls that are under way hold the rest"
+            found = found or Busy(account, f"room in {budget.name}, {held}")
     return found
 
 

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from millrace_api.adapters.acceptance import Acceptance
+from millrace_api.adapters.budgets import Budgets
 from millrace_api.adapters.bulk import Bulk
 from millrace_api.adapters.dead_letters import DeadLetters
 from millrace_api.adapters.definitions import Definitions
@@ -26,6 +27,7 @@ from millrace_api.adapters.rate_limits import RateLimits
 from millrace_api.adapters.steering import Steering
 from millrace_api.adapters.trigger_firing import Firing
 from millrace_api.adapters.trigger_store import TriggerStore
+from millrace_api.adapters.usage import UsageReader
 from millrace_api.adapters.uses import Uses
 from millrace_api.adapters.waiting import Waiting
 from millrace_api.adapters.workflow_feed import WorkflowFeed
@@ -64,6 +66,8 @@ class Adapters:
     firing: Firing
     dead: DeadLetters
     rate_limits: RateLimits
+    budgets: Budgets
+    usage: UsageReader
     definitions: Definitions
     blobs: Blobs
     feed: WorkflowFeed

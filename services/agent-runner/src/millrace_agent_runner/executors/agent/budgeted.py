@@ -49,6 +49,7 @@ INPUT_MARGIN = 1.2
 """Estimates of input are within a fifth of it."""
 BUSY_S = 2.0
 """About when to ask again while other calls hold the rest of a budget."""
+UNAVAILABLE = "the database that holds the budgets, which does not answer"
 UNAVAILABLE_S = 5.0
 """When to ask again while the ledger cannot be reached."""
 ASK_S = 7 * 24 * 3600.0
@@ -158,7 +159,7 @@ class BudgetedModel(WrapperModel):
         try:
             verdict, held = await self._ledger.reserve(self._attempt, model, budgets, wanted)
         except LimitsUnavailable as error:
-            raise Deferred(Deferral(time.time() + UNAVAILABLE_S, "budget", str(error))) from error
+            raise Deferred(Deferral(time.time() + UNAVAILABLE_S, "budget", UNAVAILABLE)) from error
         match verdict:
             case Busy(_, reason):
                 raise Deferred(Deferral(time.time() + BUSY_S * random.uniform(0.75, 1.5), "budget", reason))  # noqa: S311
