@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import msgspec
+
 from millrace_agent_runner.domain.attempt import Attempt, Executor, Spec, spec_of
 from millrace_agent_runner.domain.outcome import CANCELLED, error_of, timed_out
 from millrace_agent_runner.domain.schemas import check_output
 from millrace_agent_runner.domain.secrets import SecretOf, put_in, scrub_value
 from millrace_agent_runner.errors import Deferred
-from millrace_shared.messages import NOTHING, Deferral, ErrorInfo, RunStep, StepResult, WorkKind
+from millrace_shared.messages import NOTHING, Answer, Deferral, ErrorInfo, RunStep, StepResult, WorkKind
 from millrace_shared.values import Payload
 
 _EMPTY = Spec()
@@ -89,6 +91,8 @@ class Performer:
         )
         if step.secrets:
             attempt.input, attempt.secrets = put_in(attempt.input, step.secrets, self._secret_of)
+        if any(answer.data.refs for answer in step.answers):
+            attempt.step = msgspec.structs.replace(step, answers=await self._whole(step))
         output = await self._executors[step.kind](attempt)
         schema = attempt.spec.output_schema
         if schema is not None:
@@ -97,6 +101,16 @@ class Performer:
         if step.cache:
             self._cache.keep(step, packed)
         return packed
+
+    async def _whole(self, step: RunStep) -> tuple[Answer, ...]:
+        return tuple(
+            [
+                msgspec.structs.replace(
+                    answer, data=Payload(data=await self._values.unpack(step.workspace, answer.data))
+                )
+                for answer in step.answers
+            ]
+        )
 
     def succeeded(self, attempt: Attempt, output: Payload, started_at: float) -> StepResult:
         """Return the result of an attempt that came to its end."""

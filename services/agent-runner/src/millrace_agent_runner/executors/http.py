@@ -34,6 +34,7 @@ USER_AGENT = "millrace"
 
 _DEFAULT_HEADERS = {"user-agent": USER_AGENT, "accept": "*/*", "accept-encoding": "gzip, deflate"}
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MESSAGE_REFUSED = frozenset({"host", "content-length", "transfer-encoding", "connection"})
 """Headers that describe the connection; an author who could set them could smuggle a second request."""
@@ -110,6 +111,22 @@ class HttpExecutor:
             request = _redirected(request, answer.status, location, secrets)
         message = f"{call.method} {_shown(request)} was redirected more than {REDIRECTS_MAX} times"
         raise TerminalFailure(message, category="client_error", code="too_many_redirects")
+
+    async def judge(self, url: str) -> None:
+        """Return when `url` leads where steps may reach.
+
+        Raises:
+            StepFailure: it does not, or is no address.
+        """
+        import httpx
+
+        from millrace_agent_runner.executors.network import GuardedNetwork
+
+        try:
+            target = _build(Call(url=url)).url
+        except (httpx.InvalidURL, ValueError, TypeError) as error:
+            raise TerminalFailure(f"the address is not one: {error}", category="input_invalid") from error
+        await GuardedNetwork(self._allowed).addresses(target.host, target.port or _PORTS[target.scheme])
 
     async def _exchange(self, request: httpx.Request, ends_at: float) -> Answer:
         import httpcore

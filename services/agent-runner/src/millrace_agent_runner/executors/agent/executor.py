@@ -39,9 +39,9 @@ class AgentExecutor:
     Args:
         facts: where calls to models are reported.
         journals: where conversations are recorded.
-        http: for the `http.get` tool.
+        http: for tools that send requests.
         python: for functions as tools.
-        environment: holds the providers' keys.
+        environment: holds the providers' keys, and says where Firecrawl is.
         openai_base_url: an OpenAI-compatible endpoint in place of OpenAI's.
         limits: rate limits of models; None: there are none.
         ledger: what is used of budgets; None: there are none.
@@ -92,5 +92,6 @@ class AgentExecutor:
                 module = await asyncio.to_thread(importlib.import_module, "millrace_agent_runner.executors.agent.run")
                 models = module.Models(self._environment, self._openai_base_url)
                 layers = module.Layers(models, self._facts, self._limits, self._ledger, self._prices)
-                self._runs = module.AgentRuns(layers, module.Tools(self._http, self._python), self._journals)
+                tools = module.Tools(self._http, self._python, self._environment)
+                self._runs = module.AgentRuns(layers, tools, self._journals)
             return self._runs

@@ -101,7 +101,7 @@ class AgentRuns:
         current.set(attempt)
         names = tuple(tool if isinstance(tool, str) else tool.name for tool in spec.tools)
         configs = {tool.name: tool.config for tool in spec.tools if isinstance(tool, _Tool)} | data.tools
-        tools = self._tools.build(names, configs, attempt)
+        tools = await self._tools.build(names, configs, attempt)
         models = (spec.model, *spec.fallback_models)
         timeout_s = spec.timeout or attempt.step.timeout_s
         live = LiveModel(await self._layers.over(models, attempt, timeout_s), attempt, self._layers.facts)
