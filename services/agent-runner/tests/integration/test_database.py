@@ -28,3 +28,11 @@ async def test_a_runner_with_a_database_is_ready_when_it_answers(
     runner = await start_runner(MILLRACE_DATABASE_URL=fresh_database_url)  # type: ignore[operator]
     status, body = await http_get(await runner.port(), "/readyz")  # type: ignore[operator]
     assert (status, '"postgres":"ok"' in body) == (200, True)
+
+
+async def test_limits_that_cannot_be_shared_are_said_not_to_hold(bus: object, start_runner: object) -> None:
+    limits = '[{"provider": "groq", "requests_per_minute": 30}]'
+    runner = await start_runner(MILLRACE_RATE_LIMITS=limits)  # type: ignore[operator]
+    await runner.line("no MILLRACE_DATABASE_URL: the rate limits")
+    await runner.line("MILLRACE_RATE_LIMITS do not hold")
+    await runner.line("is ready")
