@@ -4,7 +4,8 @@
 
 A private NATS server, a provider that answers at once in this process, and one real runner process, without Postgres.
 A `text` answer is streamed in twelve pieces, a `whole` or `structured` one comes at once. Steps are queued all at once,
-and the time until every result is stored is taken; CPU is the runner's own, from /proc. Then so many streams are opened, and the runner's memory is read while all of them are. Prints one JSON line.
+and the time until every result is stored is taken; CPU is the runner's own, from /proc. Then many streams are opened,
+and the runner's memory is read while all of them are. Prints one JSON line.
 """
 
 from __future__ import annotations
