@@ -81,7 +81,7 @@ class AgentExecutor:
         return await (self._runs or await self._open()).run(attempt)
 
     async def close(self) -> None:
-        """Close the connections to providers."""
+        """Close the connections to providers, and end what tools started."""
         if self._runs is not None:
             await self._runs.close()
 

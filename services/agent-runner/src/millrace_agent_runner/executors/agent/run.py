@@ -86,7 +86,8 @@ class AgentRuns:
         self._journals = journals
 
     async def close(self) -> None:
-        """Close the connections to providers."""
+        """Close the connections to providers, and end what tools started."""
+        await self._tools.close()
         await self._layers.models.close()
 
     async def run(self, attempt: Attempt) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_ai import Tool
 
 from millrace_agent_runner.domain.attempt import Attempt
-from millrace_agent_runner.executors.agent.tools import functions, http, human, web
+from millrace_agent_runner.executors.agent.tools import functions, http, human, sandbox, web
 from millrace_agent_runner.executors.agent.tools.tool import Described, config_invalid, tool_of
 from millrace_agent_runner.executors.http import HttpExecutor
 from millrace_agent_runner.executors.python import PythonExecutor
+
+_Maker = Callable[[dict[str, Any], Attempt], Described]
 
 
 class Tools:
@@ -24,9 +26,20 @@ class Tools:
     """
 
     def __init__(self, http_: HttpExecutor, python: PythonExecutor, environment: Mapping[str, str]) -> None:
-        self._http = http_
         self._python = python
-        self._environment = environment
+        self._sandbox = sandbox.Sandbox()
+        self._makers: Mapping[str, _Maker] = {
+            http.HTTP_GET: lambda config, attempt: http.get(config, attempt, http_),
+            http.HTTP_REQUEST: lambda config, attempt: http.request(config, attempt, http_),
+            web.WEB_SCRAPE: lambda config, attempt: web.scrape(config, attempt, http_, environment),
+            web.WEB_SEARCH: lambda config, attempt: web.search(config, attempt, http_, environment),
+            human.HUMAN_ASK: human.ask,
+            sandbox.PYTHON_SANDBOX: lambda config, _: sandbox.sandbox(config, self._sandbox),
+        }
+
+    async def close(self) -> None:
+        """End what tools started."""
+        await self._sandbox.close()
 
     async def build(self, names: tuple[str, ...], configs: Mapping[str, Any], attempt: Attempt) -> list[Tool[None]]:
         """Return the tools called `names`.
@@ -43,14 +56,5 @@ class Tools:
         return list(made.values())
 
     async def _described(self, name: str, config: dict[str, Any], attempt: Attempt) -> list[Described]:
-        if name == http.HTTP_GET:
-            return [http.get(config, attempt, self._http)]
-        if name == http.HTTP_REQUEST:
-            return [http.request(config, attempt, self._http)]
-        if name == web.WEB_SCRAPE:
-            return [web.scrape(config, attempt, self._http, self._environment)]
-        if name == web.WEB_SEARCH:
-            return [web.search(config, attempt, self._http, self._environment)]
-        if name == human.HUMAN_ASK:
-            return [human.ask(config, attempt)]
-        return [functions.function(name, config, self._python)]
+        make = self._makers.get(name)
+        return [functions.function(name, config, self._python) if make is None else make(config, attempt)]

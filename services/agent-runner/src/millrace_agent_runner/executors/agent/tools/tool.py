@@ -55,6 +55,7 @@ class Described:
         is_alone: no other tool is called while it is.
         is_checked: its arguments are checked here; otherwise by the tool itself.
         timeout_s: how long one call may take, unless the settings say; None: as long as the attempt.
+        bounds_itself: it holds to the time of its settings by itself.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Described:
     is_alone: bool = False
     is_checked: bool = True
     timeout_s: float | None = None
+    bounds_itself: bool = False
 
 
 def read_settings(name: str, config: dict[str, Any], kind: type[_Settings]) -> _Settings:
@@ -98,7 +100,7 @@ def tool_of(described: Described, attempt: Attempt) -> Tool[None]:
     schema = msgspec.json.encode(described.schema) if described.is_checked else None
 
     async def use(context: RunContext[None], **arguments: Any) -> Any:
-        limit_s = settings.timeout_s or described.timeout_s
+        limit_s = None if described.bounds_itself else settings.timeout_s or described.timeout_s
         left_s = max(0.0, attempt.ends_at - time.time())
         bound = asyncio.timeout(None if limit_s is None or limit_s >= left_s else limit_s)
         try:
