@@ -152,6 +152,27 @@ def test_every_error_has_a_category(error: Any, category: Any, retryable: Any) -
     assert (info.category, info.retryable) == (category, retryable)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_was_not_foreseen_is_recorded_with_its_place_and_without_secrets(wrapped: bool, caplog: Any) -> None:
+    def defect() -> None:
+        raise KeyError("hunter2-hunter2")
+
+    try:
+        defect()
+    except KeyError as error:
+        if wrapped:
+            caught: Exception = RetryableFailure("the model failed: KeyError", category="internal")
+            caught.__cause__ = error
+        else:
+            caught = error
+    info = error_of(caught, ("hunter2-hunter2",))
+    assert info.detail["exception"] == "KeyError"
+    assert info.detail["stack"][-1].startswith("tests/unit/test_perform.py:")
+    assert info.detail["stack"][-1].endswith(" defect")
+    assert "defect" in caplog.text
+    assert "hunter2" not in f"{info}{caplog.text}"
+
+
 def test_a_long_message_is_cut() -> None:
     assert len(error_of(TerminalFailure("x" * 100_000, category="auth"), ()).message) < 5_000
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import traceback
+from pathlib import Path
 
 import msgspec
 
@@ -15,6 +17,8 @@ log = logging.getLogger(__name__)
 
 MESSAGE_CHARS_MAX = 4_000
 DETAIL_BYTES_MAX = 16 * 1024
+LOGGED_CHARS_MAX = 20_000
+FRAMES_MAX = 20
 
 
 def timed_out(timeout_s: float) -> ErrorInfo:
@@ -33,14 +37,19 @@ CANCELLED = ErrorInfo(
 def error_of(error: BaseException, secrets: tuple[str, ...]) -> ErrorInfo:
     """Describe why an attempt failed, without the values of `secrets`.
 
-    What is not foreseen is a defect: it is logged with its stack and reported as `internal`, which retry rules may
-    retry, since the next runner may not have it.
+    What is not foreseen is a defect: it is logged and recorded with its stack, and reported as `internal`, which retry
+    rules may retry, since the next runner may not have it.
     """
     message = scrub(str(error), secrets)
     if len(message) > MESSAGE_CHARS_MAX:
         message = message[:MESSAGE_CHARS_MAX] + f"… ({len(message)} characters)"
     if isinstance(error, StepFailure):
         detail = scrub_value(error.detail, secrets)
+        if error.category == "internal" and error.__cause__ is not None:
+            # What the cause says may hold what only the failure's author knows to be secret: the message is enough.
+            stack = _stack(error.__cause__)
+            log.error("an attempt failed in a way that was not foreseen: %s\n%s", message, "\n".join(stack))
+            detail = {**detail, "exception": _name(error.__cause__), "stack": stack}
         return ErrorInfo(
             code=error.code,
             category=error.category,
@@ -55,14 +64,26 @@ def error_of(error: BaseException, secrets: tuple[str, ...]) -> ErrorInfo:
         return ErrorInfo(code="output_not_json", category="invalid_output", message=message)
     if isinstance(error, RetryableError):  # the blob store or the bus did not answer
         return ErrorInfo(code="storage_unavailable", category="connection", message=message, retryable=True)
-    log.error("an attempt failed in a way that was not foreseen", exc_info=_without_secrets(error, secrets))
-    text = f"{type(error).__name__}: {message}"
-    return ErrorInfo(code="internal", category="internal", message=text, retryable=True)
+    log.error("an attempt failed in a way that was not foreseen: %s", scrub(_formatted(error), secrets))
+    text = f"{type(error).__name__}: {message}; this is a defect, and the runner's log has the whole of it"
+    detail = {"exception": _name(error), "stack": _stack(error)}
+    return ErrorInfo(code="internal", category="internal", message=text, retryable=True, detail=detail)
 
 
-def _without_secrets(error: BaseException, secrets: tuple[str, ...]) -> BaseException | None:
-    """A stack shows the exception's text, so it is left out where it could show a secret."""
-    return None if secrets else error
+def _formatted(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    return text if len(text) <= LOGGED_CHARS_MAX else f"…{text[-LOGGED_CHARS_MAX:]}"
+
+
+def _name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _stack(error: BaseException) -> list[str]:
+    """Where it was raised, the innermost call last: places in code, which hold nothing of anybody's data."""
+    frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
+    return [f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _is_small(detail: object) -> bool:
