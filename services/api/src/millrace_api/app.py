@@ -11,6 +11,8 @@ from starlette.websockets import WebSocket
 
 from millrace_api.metrics import Measured
 from millrace_api.routes import (
+    agent_shapes,
+    agents,
     budgets,
     dead,
     derivation,
@@ -65,6 +67,7 @@ def build(adapters: Adapters) -> ASGIApp:
     app.include_router(steering.router)
     app.include_router(why.router)
     app.include_router(workflows.router)
+    app.include_router(agents.router)
     app.include_router(triggers.router)
     app.include_router(hooks.router)
     app.include_router(dead.router)
@@ -109,6 +112,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(shapes.EXTRA_SCHEMAS)
         schemas.update(steering_shapes.SCHEMAS)
         schemas.update(trigger_shapes.SCHEMAS)
+        schemas.update(agent_shapes.SCHEMAS)
         schemas.update(rate_limits.SCHEMAS)
         schemas.update(budgets.SCHEMAS)
         for path, operations_of_path in document["paths"].items():

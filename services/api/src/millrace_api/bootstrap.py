@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from millrace_api.adapters.acceptance import Acceptance
+from millrace_api.adapters.agent_store import AgentStore
+from millrace_api.adapters.binding import Binding
 from millrace_api.adapters.budgets import Budgets
 from millrace_api.adapters.bulk import Bulk
 from millrace_api.adapters.catalogue import Catalogue
@@ -19,6 +21,7 @@ from millrace_api.adapters.execution_watch import ExecutionWatch
 from millrace_api.adapters.executions import Executions
 from millrace_api.adapters.explainer import Explainer
 from millrace_api.adapters.histories import Histories
+from millrace_api.adapters.invocation import Invocations
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.adapters.rate_limits import RateLimits
@@ -112,11 +115,13 @@ async def _compose(
 ) -> Adapters:
     catalogue = Catalogue(connection)
     workflows = WorkflowStore(pool, publisher, catalogue.changed)
-    await catalogue.start(workflows)
+    agents = AgentStore(pool, catalogue.changed)
+    binding = Binding(agents, publisher)
+    await catalogue.start(workflows, binding)
     definitions = Definitions(connection)
     projection = ProjectionReader(pool)
     blobs = Blobs(settings.blobs)
-    uses = Uses(catalogue, workflows)
+    uses = Uses(catalogue, workflows, binding)
     acceptance = Acceptance(connection, catalogue, GroupCommit(publisher), GroupCommit(publisher), blobs, uses)
     executions = Executions(connection, projection, definitions, acceptance)
     inbox = GroupCommit(publisher)
@@ -144,6 +149,8 @@ async def _compose(
         bulk=Bulk(projection, derivation, inbox),
         uses=uses,
         workflows=workflows,
+        agents=agents,
+        invocations=Invocations(agents, acceptance, publisher, blobs),
         drafting=Drafting(),
         triggers=TriggerStore(pool, schedules, workflows),
         firing=Firing(acceptance, Tallies(pool)),

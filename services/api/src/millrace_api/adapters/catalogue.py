@@ -11,8 +11,9 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from millrace_api.adapters.binding import Binding
 from millrace_api.adapters.definitions import stored_definition
 from millrace_api.adapters.workflow_store import WorkflowStore
 from millrace_api.domain.input_check import InputCheck
@@ -21,6 +22,7 @@ from millrace_api.domain.workflows import Workflow
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
 from millrace_shared.definition.model import WorkflowDefinition
+from millrace_shared.definition.saved_agents import references_of
 from millrace_shared.postgres import is_unavailable
 
 log = logging.getLogger(__name__)
@@ -35,16 +37,24 @@ _Key = tuple[str, str, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What is made of a definition once. `has_calls`: some of its steps run other workflows."""
+    """What is made of a definition once.
+
+    Attributes:
+        definition: what it does.
+        inputs: what its input must be.
+        has_calls: some of its steps run other workflows.
+        has_references: some of its agents are saved ones.
+    """
 
     definition: WorkflowDefinition
     inputs: InputCheck
     has_calls: bool
+    has_references: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Launchable:
-    """One version of a workflow, ready to be started."""
+    """One version of a workflow, ready to be started: saved agents are in their places, and in the hash."""
 
     workflow_id: str
     name: str
@@ -76,14 +86,16 @@ class Catalogue:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._store: WorkflowStore | None = None
+        self._binding: Binding | None = None
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
         self._reading: dict[_Key, asyncio.Task[Launchable]] = {}
         self._generation = 0
 
-    async def start(self, store: WorkflowStore) -> None:
-        """Read from `store`, and hear of the saves of other processes."""
+    async def start(self, store: WorkflowStore, binding: Binding) -> None:
+        """Read from `store`, bind what uses saved agents, and hear of the saves of other processes."""
         self._store = store
+        self._binding = binding
         await self._connection.listen(
             subjects.workflow_control("*"), lambda subject, *_: self._forget(subject.rsplit(".", 1)[1])
         )
@@ -97,7 +109,9 @@ class Catalogue:
         """Return what is needed to start a workflow.
 
         Raises:
-            Refused: `workflow_not_found`, `workflow_version_not_found`.
+            Refused: `workflow_not_found`, `workflow_version_not_found`; `agent_not_found`, `agent_version_not_found`,
+                `agent_archived` or `workflow_invalid` when a saved agent that it uses cannot be put in place.
+            BusUnavailable: what was put in place cannot be kept.
         """
         key = (workspace, ref, version)
         entry = self._entries.get(key)
@@ -128,18 +142,17 @@ class Catalogue:
 
     async def _read(self, key: _Key) -> Launchable:
         assert self._store is not None
+        assert self._binding is not None
         generation = self._generation
         workspace, ref, version = key
         async with asyncio.timeout(READ_TIMEOUT_S):
             workflow = await self._store.get(workspace, ref, version)
-        launchable = Launchable(
-            workflow.id,
-            workflow.name,
-            workflow.version,
-            workflow.content_hash,
-            workflow.archived_at is not None,
-            self._compiled_of(workflow),
-        )
+            compiled, content_hash = self._compiled_of(workflow), workflow.content_hash
+            archived = workflow.archived_at is not None
+            if compiled.has_references and not archived:
+                bound = await self._binding.bound(workspace, compiled.definition, content_hash)
+                compiled, content_hash = replace(compiled, definition=bound.definition), bound.content_hash
+        launchable = Launchable(workflow.id, workflow.name, workflow.version, content_hash, archived, compiled)
         if generation == self._generation:
             self._entries[key] = _Entry(launchable, time.monotonic())
             if len(self._entries) > ENTRIES_MAX:
@@ -152,7 +165,7 @@ class Catalogue:
             assert workflow.definition is not None
             definition = stored_definition(workflow.definition, workflow.content_hash)
             has_calls = next(calls_of(definition), None) is not None
-            compiled = Compiled(definition, InputCheck(definition), has_calls)
+            compiled = Compiled(definition, InputCheck(definition), has_calls, bool(references_of(definition)))
             self._compiled[workflow.content_hash] = compiled
             if len(self._compiled) > ENTRIES_MAX:
                 self._compiled.popitem(last=False)

@@ -8,12 +8,27 @@ from pydantic import ValidationError
 
 from millrace_shared import subjects
 from millrace_shared.bus.connection import Connection
+from millrace_shared.bus.errors import WrongLastSequence
 from millrace_shared.bus.log_reader import read_last
+from millrace_shared.bus.publisher import Outgoing, Publisher
 from millrace_shared.definition.model import WorkflowDefinition
 from millrace_shared.definition.parts import part_of
 from millrace_shared.errors import UpgradeNeeded
 
 ENTRIES_MAX = 500
+
+
+async def keep_definition(publisher: Publisher, content_hash: str, canonical: bytes) -> None:
+    """Put a definition on the bus, for as long as there is one, before anything that refers to it.
+
+    Raises:
+        BusUnavailable: the bus did not take it.
+    """
+    message = Outgoing(subjects.definition(content_hash), canonical, expected_last_sequence=0)
+    try:
+        await publisher.publish(message)
+    except WrongLastSequence:  # it is there: the subject is its content hash
+        return
 
 
 class Definitions:

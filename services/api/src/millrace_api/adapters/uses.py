@@ -1,9 +1,10 @@
-"""The workflows that an execution uses: fixed when it is accepted, and looked for when a definition is saved."""
+"""The workflows and agents that an execution uses: fixed when it is accepted, looked for when a definition is saved."""
 
 from __future__ import annotations
 
 import asyncio
 
+from millrace_api.adapters.binding import Binding
 from millrace_api.adapters.catalogue import Catalogue, Launchable
 from millrace_api.adapters.workflow_store import WorkflowStore
 from millrace_api.domain.uses import Missing, calls_of, missing
@@ -16,10 +17,11 @@ from millrace_shared.messages import Use
 
 
 class Uses:
-    """Finds what `workflow` steps name."""
+    """Finds what `workflow` steps name, and saved agents."""
 
-    def __init__(self, catalogue: Catalogue, workflows: WorkflowStore) -> None:
+    def __init__(self, catalogue: Catalogue, workflows: WorkflowStore, binding: Binding) -> None:
         self._catalogue = catalogue
+        self._binding = binding
         self._workflows = workflows
 
     async def resolve(self, workspace: str, target: Launchable) -> dict[str, Use]:
@@ -28,7 +30,8 @@ class Uses:
         A workflow that calls itself runs the version that is started.
 
         Raises:
-            Refused: `workflow_not_found`, `workflow_version_not_found`, `workflow_archived`, `too_many_workflows`.
+            Refused: `workflow_not_found`, `workflow_version_not_found`, `workflow_archived`, `too_many_workflows`, or
+                what `Catalogue.get` says of the agents that they use.
         """
         found: dict[str, Use] = {}
         waiting = [target]
@@ -48,17 +51,17 @@ class Uses:
         return found
 
     async def check(self, workspace: str, draft: Draft) -> None:
-        """Check that the workflows that a definition names can be run.
+        """Check that the workflows and the saved agents that a definition names can be run.
 
         Raises:
             Refused: `workflow_invalid`, naming every one that cannot, and where.
         """
+        found = [absent for _, absent in await self._binding.missing(workspace, draft.definition)]
         names = {call.name for _, call in calls_of(draft.definition)}
-        if not names:
-            return
-        known = await self._workflows.known(workspace, names)
-        suggested = await self._workflows.names(workspace) if names - set(known) else []
-        found = missing(draft.definition, known, suggested)
+        if names:
+            known = await self._workflows.known(workspace, names)
+            suggested = await self._workflows.names(workspace) if names - set(known) else []
+            found += missing(draft.definition, known, suggested)
         if not found:
             return
         mistakes = await asyncio.to_thread(_placed, draft.source, found)

@@ -7,13 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from millrace_api.adapters import workflow_sql as sql
+from millrace_api.adapters.definitions import keep_definition
 from millrace_api.domain.uses import Known
 from millrace_api.domain.workflows import Draft, Workflow
 from millrace_api.errors import Refused
 from millrace_api.identity import Identity
-from millrace_shared import subjects
-from millrace_shared.bus.errors import WrongLastSequence
-from millrace_shared.bus.publisher import Outgoing, Publisher
+from millrace_shared.bus.publisher import Publisher
 from millrace_shared.ids import new_id
 from millrace_shared.postgres import Pool
 
@@ -176,11 +175,7 @@ class WorkflowStore:
 
     async def _publish(self, draft: Draft) -> None:
         """Put the definition on the bus, before any version of it can be started."""
-        message = Outgoing(subjects.definition(draft.content_hash), draft.canonical, expected_last_sequence=0)
-        try:
-            await self._publisher.publish(message)
-        except WrongLastSequence:  # it is there: the subject is its content hash
-            return
+        await keep_definition(self._publisher, draft.content_hash, draft.canonical)
 
     @staticmethod
     async def _insert_version(database: Any, workflow_id: str, version: int, draft: Draft, identity: Identity) -> None:

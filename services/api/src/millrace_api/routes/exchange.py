@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from millrace_api.adapters.acceptance import Acceptance
+from millrace_api.adapters.agent_store import AgentStore
 from millrace_api.adapters.budgets import Budgets
 from millrace_api.adapters.bulk import Bulk
 from millrace_api.adapters.dead_letters import DeadLetters
@@ -21,6 +22,7 @@ from millrace_api.adapters.event_log import EventLog
 from millrace_api.adapters.execution_watch import ExecutionWatch
 from millrace_api.adapters.executions import Executions
 from millrace_api.adapters.explainer import Explainer
+from millrace_api.adapters.invocation import Invocations
 from millrace_api.adapters.places import Places
 from millrace_api.adapters.projection_reader import ProjectionReader
 from millrace_api.adapters.rate_limits import RateLimits
@@ -61,6 +63,8 @@ class Adapters:
     bulk: Bulk
     uses: Uses
     workflows: WorkflowStore
+    agents: AgentStore
+    invocations: Invocations
     drafting: Drafting
     triggers: TriggerStore
     firing: Firing

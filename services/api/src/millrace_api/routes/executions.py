@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from millrace_api.adapters.acceptance import Accepted
+from millrace_api.adapters.acceptance import Accepted, Candidate
 from millrace_api.adapters.executions import Execution
 from millrace_api.domain import rendering
 from millrace_api.domain.filters import (
@@ -83,6 +83,12 @@ async def launch(request: Request, identity: Identity, workflow: str | None) -> 
     wait_s = wait_seconds(request.query_params.get("wait")) if request.scope["query_string"] else 0.0
     wanted = decode_launch(body, workflow)
     candidate = await offered.acceptance.prepare(identity, wanted, len(body), request.headers.get("traceparent"))
+    return await store_and_answer(request, identity, candidate, wait_s)
+
+
+async def store_and_answer(request: Request, identity: Identity, candidate: Candidate, wait_s: float) -> Response:
+    """Make a start durable, and answer with the execution: at once, or when it has ended or `wait_s` are over."""
+    offered = adapters(request)
     if wait_s:
         outcome = await offered.waiting.store_and_wait(candidate, wait_s)
         if outcome.execution is not None:
