@@ -175,7 +175,16 @@ def play_flow(session: Session) -> None:
     session.ended(str(session.post(f"/executions/{failed}/retry")["execution_id"]))
 
 
-PLAYS = (play_basics, play_composition, play_people, play_flow)
+def play_agents(session: Session) -> None:
+    """An agent whose first call does not fit its budget: it asks, somebody agrees, and it goes on."""
+    write = {"agent": "writer", "prompt": "Write.", "budget": {"max_tokens": 200, "on_breach": "ask"}}
+    asking = session.start("asks-for-more", {"write": write}, agents={"writer": {"model": "offline:demo"}})
+    session.waits(asking, "write")
+    session.post(f"/executions/{asking}/steps/write/approve", {"note": "go on"})
+    session.ended(asking)
+
+
+PLAYS = (play_basics, play_composition, play_people, play_flow, play_agents)
 
 
 async def written(nats_url: str) -> tuple[list[bytes], dict[str, Any]]:

@@ -26,7 +26,7 @@ from millrace_shared.messages import LOG_VERSION, Event, ExecutionStarted, Trans
 DATA = Path(__file__).parents[2] / "shared" / "tests" / "data"
 RECORDINGS = sorted(DATA.glob("log-v*.jsonl"))
 RUNS = [path for path in RECORDINGS if path.with_suffix(".definitions.json").exists()]
-KINDS = {1: 13, 2: 20}
+KINDS = {1: 13, 2: 22}
 """How many types of events each version had."""
 
 
