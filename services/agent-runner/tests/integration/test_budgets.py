@@ -306,16 +306,20 @@ async def test_what_a_dead_runner_held_counts_as_used_when_the_same_call_is_made
 async def test_a_reservation_that_nobody_takes_up_again_counts_as_used_in_the_end(
     start: Any, attempt: Any, providers: FakeProviders
 ) -> None:
-    runner = await start()
+    runner, other = await start(), await start()
     held = attempt({"calls": 5})
     held.call = 1
     most = Amount(Decimal(1), 100, 1)
     _, reservation = await runner.ledger.reserve(held, ("openai", "m"), runner.ledger.budgets(held), Wanted(most, most))
     assert reservation is not None
-    await runner.ledger.read()
+    expire = "UPDATE spend.entries SET expires_at = now() - interval '1 second'"
+    await runner.pool.execute(expire)
+    await runner.ledger.read()  # it lives, and its call is under way
+    await other.ledger.read()
     assert await runner.states() == ["reserved"]
-    await runner.pool.execute("UPDATE spend.entries SET expires_at = now() - interval '1 second'")
-    await runner.ledger.read()
+    await runner.ledger.stop()
+    await runner.pool.execute(expire)
+    await other.ledger.read()
     assert await runner.states() == ["presumed"]
     # It was only slow after all: what it used is what counts, and only once.
     for _ in range(2):

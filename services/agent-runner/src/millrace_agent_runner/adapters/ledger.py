@@ -2,7 +2,7 @@
 
 A call reserves the most that it may use in all of its accounts or in none, under the locks of all of them; what it did
 use replaces that when it has ended. What a dead runner held is taken for used as soon as another makes the same call
-again, or when the attempt that held it must have ended: it may have been paid for, and nobody can know.
+again, or after `LEASE_S`: it may have been paid for, and nobody can know. A runner that was only slow corrects that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from millrace_agent_runner.domain.budgets import (
     decide,
 )
 from millrace_agent_runner.domain.prices import ModelPrice
-from millrace_agent_runner.domain.spending import LATE_S, CallKey, Entry, Reservation, State, closed
+from millrace_agent_runner.domain.spending import LATE_S, CallKey, Entry, Reservation, Row, State, closed
 from millrace_agent_runner.errors import LimitsUnavailable
 from millrace_shared.postgres import Pool, is_unavailable
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REREAD_S = 5.0
+LEASE_S = 30.0
+"""Reservations are renewed by the runner that holds them, each time it reads; without that they end."""
 CLOSE_WAIT_S = 2.0
 """How long the end of a call waits for the ledger; then it is written later, and the run goes on."""
 CLOSE_PAUSE_S = 1.0
@@ -79,6 +81,7 @@ class Ledger:
         self._clock = clock
         self._periods: tuple[PeriodBudget, ...] = ()
         self._known: set[str] = set()
+        self._held: dict[Row, float] = {}
         self._forget_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[None] | None = None
@@ -101,6 +104,7 @@ class Ledger:
         """Read budgets and prices, close what the dead hold, and forget what is old."""
         self._periods = tuple(PeriodBudget(**record) for record in await self._pool.fetch(sql.READ_BUDGETS))
         self._use_prices([ModelPrice(**record) for record in await self._pool.fetch(sql.READ_PRICES)])
+        await self._renew()
         for record in await self._pool.fetch(sql.EXPIRED, EXPIRED_MAX):
             *key, number, scopes = record
             await self._close(Reservation(CallKey(*key), number, tuple(scopes)), "presumed", None)
@@ -144,6 +148,7 @@ class Ledger:
 
     def end_soon(self, reservation: Reservation, state: State, used: Amount | None = None) -> asyncio.Task[None]:
         """Write how a call ended, whatever becomes of the attempt meanwhile."""
+        self._held.pop(reservation.row, None)
         task = asyncio.create_task(self._patiently(lambda: self._close(reservation, state, used)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -184,10 +189,18 @@ class Ledger:
                 scopes,
                 most.cost_usd,
                 most.tokens,
-                max(0.0, attempt.ends_at - self._clock()) + LATE_S,
+                LEASE_S,
             )
             await connection.execute(sql.RESERVE, scopes, most.cost_usd or 0, most.tokens)
-            return verdict, held
+        self._held[held.row] = attempt.ends_at + LATE_S
+        return verdict, held
+
+    async def _renew(self) -> None:
+        """Keep what is held by calls that are under way; an attempt that has ended holds nothing."""
+        now = self._clock()
+        self._held = {row: until for row, until in self._held.items() if until > now}
+        if self._held:
+            await self._pool.execute(sql.RENEW, *map(list, zip(*self._held, strict=True)), LEASE_S)
 
     @staticmethod
     async def _accounts(

@@ -59,6 +59,14 @@ UPDATE {SCHEMA}.accounts SET
 WHERE scope = ANY($1::text[])
 """
 
+RENEW = f"""
+UPDATE {SCHEMA}.entries AS e SET expires_at = clock_timestamp() + $7::float8 * interval '1 second'
+FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::integer[], $6::integer[])
+    AS held (execution_id, step, item, iteration, call, try)
+WHERE e.state = 'reserved' AND e.execution_id = held.execution_id AND e.step = held.step AND e.item = held.item
+    AND e.iteration = held.iteration AND e.call = held.call AND e.try = held.try
+"""
+
 EXPIRED = f"""
 SELECT execution_id, step, item, iteration, call, try, scopes FROM {SCHEMA}.entries
 WHERE state = 'reserved' AND expires_at < clock_timestamp() ORDER BY expires_at LIMIT $1

@@ -12,9 +12,13 @@ from millrace_agent_runner.domain.budgets import Amount
 NO_ITEM = -1
 """The item of a step that has none."""
 LATE_S = 60.0
-"""An attempt is dead this long after it must have ended; what it holds is then taken for used."""
+"""What an attempt holds is renewed no longer than this after it must have ended."""
 
 State = Literal["reserved", "settled", "presumed", "released"]
+
+
+Row = tuple[str, str, int, int, int, int]
+"""The key of an entry: that of its call, and which try it is."""
 
 
 class CallKey(NamedTuple):
@@ -44,7 +48,7 @@ class Reservation:
     scopes: tuple[str, ...]
 
     @property
-    def row(self) -> tuple[str, str, int, int, int, int]:
+    def row(self) -> Row:
         """The key of its entry."""
         return (*self.key, self.number)
 
