@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from millrace.cli import dead, definitions, doctor, executions, run, service, triggers, up, why
+from millrace.cli import agents, dead, definitions, doctor, executions, run, service, triggers, up, why
 
 app = typer.Typer(
     name="millrace",
@@ -44,6 +44,7 @@ app.command("schema")(definitions.schema)
 app.command("run")(run.run)
 app.add_typer(executions.app, name="executions")
 app.add_typer(triggers.app, name="triggers")
+app.add_typer(agents.app, name="agents")
 app.add_typer(dead.app, name="dead")
 app.command("why")(why.why)
 for name, body in service.COMMANDS.items():

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import httpx
 
+from millrace.client.agents import Agents
 from millrace.client.feed import follow
 from millrace.client.shapes import (
     Accepted,
@@ -25,7 +26,7 @@ from millrace.client.triggers import Triggers
 WAIT_MARGIN_S = 5.0
 
 
-class Client(Steering, Triggers):
+class Client(Steering, Triggers, Agents):
     """Everything that one api offers to one key. A context manager; not for several threads at once.
 
     See `Transport` for what it is made of, and for which requests are sent again.
