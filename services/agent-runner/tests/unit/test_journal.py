@@ -17,7 +17,7 @@ from pydantic_ai.usage import RunUsage
 from millrace_agent_runner.domain.addresses import Allowed
 from millrace_agent_runner.domain.journal import Body, Conversation, Responded, TakenUp, ToolBegun, ToolEnded
 from millrace_agent_runner.domain.usage import plus, since
-from millrace_agent_runner.errors import RetryableFailure, StepFailure, TerminalFailure
+from millrace_agent_runner.errors import RetryableFailure, StepFailure, TakenOver, TerminalFailure
 from millrace_agent_runner.executors.agent.executor import AgentExecutor
 from millrace_agent_runner.executors.agent.journaled import JournaledTools, Recorder
 from millrace_agent_runner.executors.agent.replay import dump_response, fingerprint_of, hide, load_response, show
@@ -361,3 +361,37 @@ def test_entries_are_read_as_what_they_are() -> None:
 
     with pytest.raises(msgspec.DecodeError):
         decode_entry(b'{"type":"of a later version"}')
+
+
+@pytest.mark.parametrize("tools_at_once", [1, 3])
+@pytest.mark.parametrize("refused_entry", [0, 1, 2])
+async def test_a_run_that_was_taken_over_says_so_and_no_more(
+    executor: AgentExecutor,
+    providers: FakeProviders,
+    journals: Any,
+    attempts: Any,
+    tools_at_once: int,
+    refused_entry: int,
+) -> None:
+    providers.script = lambda call: (
+        reply(None, *(calls("fib", n=n) for n in range(tools_at_once))) if not answers_given(call) else reply("done")
+    )
+    attempt = attempts(1)
+    journal = await journals.open(attempt.step, resumes=False)
+    added = 0
+
+    async def append(_: Any) -> None:
+        nonlocal added
+        added += 1
+        if added > refused_entry:
+            raise TakenOver("another runner has it")
+
+    journal.append = append
+    journals.open = lambda *_, **__: opened(journal)
+    with pytest.raises(TakenOver):
+        await executor(attempt)
+    assert len(providers.calls) == 1
+
+
+async def opened(journal: Any) -> Any:
+    return journal
