@@ -17,6 +17,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -33,6 +35,8 @@ from millrace_shared.testing.providers import Call, FakeProviders, Reply, reply,
 from millrace_shared.values import Payload
 
 WARM_UP = 100
+SLOTS_STANDING = 24
+"""More than what standing requests for work of other kinds and lanes take."""
 OPEN_S_MAX = 60.0
 SCORE = {"type": "object", "required": ["score"], "properties": {"score": {"type": "number"}}}
 ANSWER = "A short answer of about twenty words, which is what most steps of real workflows ask a model for. " * 2
@@ -108,45 +112,53 @@ async def streams(
     return {"streams_open_max": open_max, "rss_mb_then": round(rss_max, 1)}
 
 
+@asynccontextmanager
+async def runner(nats_url: str, openai_url: str, directory: Path, slots: int) -> AsyncIterator[int]:
+    """A runner without Postgres; gives its process id."""
+    environment = {
+        **os.environ,
+        "MILLRACE_NATS_URL": nats_url,
+        "MILLRACE_DATA_DIR": str(directory),
+        "MILLRACE_OPENAI_BASE_URL": openai_url,
+        "MILLRACE_RUNNER_SLOTS": str(slots),
+    }
+    environment.pop("MILLRACE_DATABASE_URL", None)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "millrace_agent_runner", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        while b"is ready" not in await process.stderr.readline():
+            pass
+        yield process.pid
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        _, rest = await process.communicate()
+        sys.stderr.write(rest.decode())
+
+
 async def measure(arguments: argparse.Namespace, nats_url: str, directory: Path) -> dict[str, object]:
-    """Run one measurement."""
+    """Run both measurements, each with a runner of its own."""
     connection = await connect(nats_url, "benchmark")
     await ensure_streams(connection)
-    with FakeProviders(provider) as providers:
-        environment = {
-            **os.environ,
-            "MILLRACE_NATS_URL": nats_url,
-            "MILLRACE_DATA_DIR": str(directory),
-            "MILLRACE_OPENAI_BASE_URL": providers.openai_url,
-            "MILLRACE_RUNNER_SLOTS": str(arguments.streams + 24),
-        }
-        environment.pop("MILLRACE_DATABASE_URL", None)
-        runner = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "millrace_agent_runner", env=environment, stderr=asyncio.subprocess.PIPE
-        )
-        try:
-            assert runner.stderr is not None
-            while b"is ready" not in await runner.stderr.readline():
-                pass
-            return {
-                "durability": arguments.durability,
-                "form": arguments.form,
-                "steps": arguments.steps,
-                **await steps(connection, runner.pid, arguments),
-                **await streams(connection, providers, runner.pid, arguments),
-            }
-        finally:
-            if runner.returncode is None:
-                runner.terminate()
-            _, rest = await runner.communicate()
-            sys.stderr.write(rest.decode())
-            await connection.close()
+    try:
+        with FakeProviders(provider) as providers:
+            async with runner(nats_url, providers.openai_url, directory, arguments.slots) as pid:
+                cost = await steps(connection, pid, arguments)
+            async with runner(nats_url, providers.openai_url, directory, arguments.streams + SLOTS_STANDING) as pid:
+                memory = await streams(connection, providers, pid, arguments)
+    finally:
+        await connection.close()
+    known = {"durability": arguments.durability, "form": arguments.form, "steps": arguments.steps}
+    return {**known, "slots": arguments.slots, **cost, **memory}
 
 
 async def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--form", choices=("text", "whole", "structured"), default="text")
     parser.add_argument("--durability", choices=("fsync", "interval"), default="fsync")
