@@ -79,6 +79,16 @@ def test_an_unknown_provider_is_refused_wherever_a_model_is_named() -> None:
     assert "offline" in hint
 
 
+def test_a_tool_is_refused_that_can_only_be_a_slip() -> None:
+    found = problems({"model": MODEL, "tools": ["http.gett", {"name": "web.find"}]})
+    assert found == [
+        ("agents.helper.tools[0]", 'there is no tool "http.gett"', 'did you mean "http.get"?'),
+        ("agents.helper.tools[1].name", 'there is no tool "web.find"', found[1][2]),
+    ]
+    allowed = ["human.ask", "fib", "acme.lookup", {"name": "http.own", "config": {"call": "a.b:c"}}]
+    assert len(definition({"model": MODEL, "tools": allowed}).agents["helper"].tools) == 4
+
+
 def test_an_agent_that_is_used_has_nothing_of_its_own() -> None:
     assert definition({"use": "researcher@2", "description": "Looks things up."}).agents["helper"].model is None
     [(place, _, _)] = problems({"use": "researcher", "temperature": 0.5})

@@ -7,6 +7,7 @@ from millrace_shared.definition.findings import Findings, mapping, texts
 from millrace_shared.definition.guard_rules import check_guards
 from millrace_shared.definition.locations import Location
 from millrace_shared.definition.step_rules import check_json_schema
+from millrace_shared.definition.tools import TOOLS, is_misspelt
 from millrace_shared.expressions.suggest import did_you_mean
 
 _BESIDE_USE = frozenset({"use", "description"})
@@ -27,6 +28,7 @@ def check_agent(written: Any, at: Location, findings: Findings) -> None:
         hint = "llm_provider and llm_model go together" if half else "add model: provider:model"
         findings.add((*at, "model"), "this is required", hint)
     _check_models(agent, written, at, findings)
+    _check_tools(agent.get("tools"), (*at, "tools"), findings)
     check_json_schema(agent.get("output"), (*at, "output"), findings)
     check_guards(agent.get("guards"), (*at, "guards"), findings)
 
@@ -42,6 +44,18 @@ def _check_models(agent: dict[str, Any], written: dict[str, Any], at: Location, 
         for position, guard in enumerate(listed if isinstance(listed, list) else ()):
             model = mapping(mapping(guard).get("judge")).get("model")
             _check_provider(model, (*at, "guards", side, position, "judge", "model"), findings)
+
+
+def _check_tools(tools: Any, at: Location, findings: Findings) -> None:
+    for position, tool in enumerate(tools if isinstance(tools, list) else ()):
+        name = mapping(tool).get("name") if isinstance(tool, dict) else tool
+        if isinstance(name, str) and is_misspelt(name) and not mapping(mapping(tool).get("config")).get("call"):
+            place = (*at, position, "name") if isinstance(tool, dict) else (*at, position)
+            hint = (
+                did_you_mean(name, TOOLS)
+                or f"there are {', '.join(TOOLS)}, or name a function by config: {{call: ...}}"
+            )
+            findings.add(place, f'there is no tool "{name[:64]}"', hint)
 
 
 def _check_provider(model: Any, at: Location, findings: Findings) -> None:
