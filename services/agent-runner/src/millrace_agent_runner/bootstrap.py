@@ -71,7 +71,16 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
             await ledger.start()
             stack.push_async_callback(ledger.stop)
         agent = AgentExecutor(
-            facts, journals, http, python, os.environ, settings.openai_base_url, limits, ledger, prices
+            facts,
+            journals,
+            http,
+            python,
+            os.environ,
+            settings.openai_base_url,
+            limits,
+            ledger,
+            prices,
+            settings.offered_mcp_servers,
         )
         executors: dict[WorkKind, Executor] = {"python": python, "http": http, "agent": agent}
         secrets = environment_secrets(os.environ)

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from millrace_agent_runner.domain.addresses import Allowed
 from millrace_agent_runner.domain.limits import Limit, read_limits
+from millrace_agent_runner.domain.mcp_servers import McpServer, read_mcp_servers
 from millrace_agent_runner.domain.prices import ModelPrice, read_prices
 from millrace_shared.settings import Settings
 
@@ -64,6 +65,12 @@ class RunnerSettings(Settings):
         description="Whether a call whose price nobody knows may be made under a budget in US dollars; `allow` counts "
         "it as free there. Its tokens and calls count in any case.",
     )
+    mcp_servers: SecretStr = Field(
+        SecretStr("{}"),
+        max_length=1_000_000,
+        description="MCP servers that agents may use as `mcp:<name>`: a JSON object of servers by name, each with "
+        "`command`, `args`, `env` and `cwd` (the runner starts it), or `url` and `headers`.",
+    )
     openai_base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint, in place of OpenAI's own.")
 
     @field_validator("http_allow")
@@ -72,6 +79,12 @@ class RunnerSettings(Settings):
         for entry in _list(text):
             if "/" in entry:
                 ipaddress.ip_network(entry, strict=False)
+        return text
+
+    @field_validator("mcp_servers")
+    @classmethod
+    def _servers(cls, text: SecretStr) -> SecretStr:
+        read_mcp_servers(text.get_secret_value())
         return text
 
     @field_validator("rate_limits")
@@ -90,6 +103,11 @@ class RunnerSettings(Settings):
     def own_prices(self) -> tuple[ModelPrice, ...]:
         """The prices of `prices`."""
         return read_prices(self.prices)
+
+    @property
+    def offered_mcp_servers(self) -> dict[str, McpServer]:
+        """The servers of `mcp_servers`."""
+        return read_mcp_servers(self.mcp_servers.get_secret_value())
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -20,8 +20,8 @@ SavedAgentRef = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63
 class Tool(Part):
     """A tool that an agent may call."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]{0,99}$")] = Field(
-        description="Registered name of the tool, such as `web.scrape`."
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.:-]{0,99}$")] = Field(
+        description="Registered name of the tool, such as `web.scrape`, or `mcp:name` for those of an MCP server."
     )
     config: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the tool. Expressions and secrets are allowed here."

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from millrace_agent_runner.domain.attempt import Attempt
 from millrace_agent_runner.domain.journal import Journals
+from millrace_agent_runner.domain.mcp_servers import McpServer
 from millrace_agent_runner.domain.prices import NONE, OwnPrices
 from millrace_shared.messages import BudgetBreached, LlmCall, TokenDelta
 
@@ -46,6 +48,7 @@ class AgentExecutor:
         limits: rate limits of models; None: there are none.
         ledger: what is used of budgets; None: there are none.
         prices: those of the operator.
+        mcp_servers: those of the operator, by name.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class AgentExecutor:
         limits: Limits | None = None,
         ledger: Ledger | None = None,
         prices: OwnPrices = NONE,
+        mcp_servers: Mapping[str, McpServer] = MappingProxyType({}),
     ) -> None:
+        self._mcp_servers = mcp_servers
         self._facts = facts
         self._journals = journals
         self._http = http
@@ -92,6 +97,6 @@ class AgentExecutor:
                 module = await asyncio.to_thread(importlib.import_module, "millrace_agent_runner.executors.agent.run")
                 models = module.Models(self._environment, self._openai_base_url)
                 layers = module.Layers(models, self._facts, self._limits, self._ledger, self._prices)
-                tools = module.Tools(self._http, self._python, self._environment)
+                tools = module.Tools(self._http, self._python, self._environment, self._mcp_servers)
                 self._runs = module.AgentRuns(layers, tools, self._journals)
             return self._runs

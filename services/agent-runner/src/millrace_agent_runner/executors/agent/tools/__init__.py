@@ -8,6 +8,7 @@
 | `web.search` | `results_max` | the web, by Firecrawl | yes |
 | `human.ask` | `timeout_s`: how long people have; `form`: what they enter, a JSON Schema | asks people | yes |
 | `python.sandbox` | `memory_bytes_max`; `on_violation`: `fail` or `tell` | runs Python of the model | yes |
+| `mcp:<name>` | `url` and `headers`, else the operator's; `only`: these of its tools | what it offers | no |
 | any other | `call`: a function, named as in `python` steps; `description` | calls it | with `idempotent: true` |
 
 A name without configuration is that of a registered function. What a function takes is read from its signature, and

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic_ai import Tool
 
 from millrace_agent_runner.domain.attempt import Attempt
-from millrace_agent_runner.executors.agent.tools import functions, http, human, sandbox, web
+from millrace_agent_runner.domain.mcp_servers import McpServer
+from millrace_agent_runner.executors.agent.tools import functions, http, human, mcp, sandbox, web
 from millrace_agent_runner.executors.agent.tools.tool import Described, config_invalid, tool_of
 from millrace_agent_runner.executors.http import HttpExecutor
 from millrace_agent_runner.executors.python import PythonExecutor
@@ -23,11 +24,19 @@ class Tools:
         http_: sends requests.
         python: resolves and calls functions.
         environment: says where Firecrawl is, and holds its key.
+        mcp_servers: those of the operator, by name.
     """
 
-    def __init__(self, http_: HttpExecutor, python: PythonExecutor, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        http_: HttpExecutor,
+        python: PythonExecutor,
+        environment: Mapping[str, str],
+        mcp_servers: Mapping[str, McpServer],
+    ) -> None:
         self._python = python
         self._sandbox = sandbox.Sandbox()
+        self._mcp = mcp.McpServers(mcp_servers, http_)
         self._makers: Mapping[str, _Maker] = {
             http.HTTP_GET: lambda config, attempt: http.get(config, attempt, http_),
             http.HTTP_REQUEST: lambda config, attempt: http.request(config, attempt, http_),
@@ -39,6 +48,7 @@ class Tools:
 
     async def close(self) -> None:
         """End what tools started."""
+        await self._mcp.close()
         await self._sandbox.close()
 
     async def build(self, names: tuple[str, ...], configs: Mapping[str, Any], attempt: Attempt) -> list[Tool[None]]:
@@ -56,5 +66,7 @@ class Tools:
         return list(made.values())
 
     async def _described(self, name: str, config: dict[str, Any], attempt: Attempt) -> list[Described]:
+        if name.startswith(mcp.MCP_PREFIX):
+            return await self._mcp.tools(name, config, attempt)
         make = self._makers.get(name)
         return [functions.function(name, config, self._python) if make is None else make(config, attempt)]
