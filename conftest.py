@@ -44,21 +44,30 @@ def any_free_port() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server_directory() -> Iterator[Callable[[], Path]]:
-    """Makes empty directories for servers to keep their data in.
+    """Makes empty directories for servers to keep their data in, until the module's tests are over.
+
+    Removed that soon, most of what is in them is never written to a disk; all at the end take minutes.
 
     Not below pytest's own (`tmp_path`): every pytest session that starts closes that one to other accounts, and
     when root runs the tests, Postgres runs as another account.
     """
-    with tempfile.TemporaryDirectory(prefix="millrace-tests-") as root:
-        yield lambda: Path(tempfile.mkdtemp(dir=root))
+    with _directories() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session")
-def nats_url(server_directory: Callable[[], Path]) -> Iterator[str]:
+def lasting_directory() -> Iterator[Callable[[], Path]]:
+    """Makes directories as `server_directory` does, for the servers that the session's tests share."""
+    with _directories() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def nats_url(lasting_directory: Callable[[], Path]) -> Iterator[str]:
     """The session's NATS server, shared: tests keep apart by stream and subject names. See `fresh_nats`."""
-    with _nats_server(server_directory()) as url:
+    with _nats_server(lasting_directory()) as url:
         yield url
 
 
@@ -81,7 +90,7 @@ def fresh_nats_url(server_directory: Callable[[], Path]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(server_directory: Callable[[], Path]) -> Iterator[str]:
+def postgres_url(lasting_directory: Callable[[], Path]) -> Iterator[str]:
     """The session's PostgreSQL server: its administrative database. Tests want `database_url`."""
     if _in_containers():
         from testcontainers.postgres import PostgresContainer
@@ -89,7 +98,7 @@ def postgres_url(server_directory: Callable[[], Path]) -> Iterator[str]:
         with PostgresContainer(POSTGRES_IMAGE, driver=None) as container:
             yield container.get_connection_url()
         return
-    stack = EmbeddedStack(server_directory(), durability="interval", servers=("postgres",), services={})
+    stack = EmbeddedStack(lasting_directory(), durability="interval", servers=("postgres",), services={})
     with stack.in_background() as running:
         yield running.database_url
 
@@ -106,6 +115,12 @@ def fresh_database_url(postgres_url: str) -> Iterator[str]:
     """An empty database of the test's own (about 40 ms)."""
     with _database(postgres_url) as url:
         yield url
+
+
+@contextmanager
+def _directories() -> Iterator[Callable[[], Path]]:
+    with tempfile.TemporaryDirectory(prefix="millrace-tests-") as root:
+        yield lambda: Path(tempfile.mkdtemp(dir=root))
 
 
 @contextmanager

@@ -13,9 +13,9 @@ IMPATIENT = {"MILLRACE_RUNNER_GRACE_S": "1"}
 
 
 @pytest.fixture(scope="session")
-def running_stack(server_directory: Callable[[], Path]) -> Iterator[BackgroundStack]:
+def running_stack(lasting_directory: Callable[[], Path]) -> Iterator[BackgroundStack]:
     """NATS, PostgreSQL and the four services, shared: tests keep apart by the names of their workflows."""
-    stack = EmbeddedStack(server_directory(), durability="interval", environment=IMPATIENT)
+    stack = EmbeddedStack(lasting_directory(), durability="interval", environment=IMPATIENT)
     with stack.in_background() as running:
         yield running
 

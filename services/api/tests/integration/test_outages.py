@@ -1,6 +1,6 @@
 """What still works while a dependency is away. The bus is needed to accept; the database is not, even to read back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ STAYS_DOWN = Backoff(initial_s=600, max_s=600)
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[BackgroundStack]:
+def servers(server_directory: Callable[[], Path]) -> Iterator[BackgroundStack]:
     """NATS and Postgres of the test's own; what is killed stays down."""
-    stack = EmbeddedStack(tmp_path / "servers", durability="interval", services={}, backoff=STAYS_DOWN)
+    stack = EmbeddedStack(server_directory(), durability="interval", services={}, backoff=STAYS_DOWN)
     with stack.in_background() as running:
         yield running
 

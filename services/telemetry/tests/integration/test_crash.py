@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -39,10 +39,12 @@ async def publish_until_stored(publisher: Publisher, log: Sequence[Transition]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", [("telemetry",), ("telemetry", "postgres")])
-async def test_kill_9_in_the_middle_of_a_stream(tmp_path: Path, tables_of: Any, victims: tuple[str, ...]) -> None:
+async def test_kill_9_in_the_middle_of_a_stream(
+    server_directory: Callable[[], Path], tables_of: Any, victims: tuple[str, ...]
+) -> None:
     random = Random(5)
     log = interleaved(random, [random_log(random) for _ in range(250)])
-    async with EmbeddedStack(tmp_path / "stack", durability="interval", services={"telemetry": 1}) as stack:
+    async with EmbeddedStack(server_directory(), durability="interval", services={"telemetry": 1}) as stack:
         bus = await connect(stack.nats_url, "test")
         tables = await tables_of(stack.database_url)
         publisher = await Publisher(bus).start()
