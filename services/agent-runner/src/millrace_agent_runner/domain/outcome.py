@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import traceback
-from pathlib import Path
 
 import msgspec
 
@@ -83,7 +82,7 @@ def _name(error: BaseException) -> str:
 def _stack(error: BaseException) -> list[str]:
     """Where it was raised, the innermost call last: places in code, which hold nothing of anybody's data."""
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
-    return [f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno} {frame.name}" for frame in frames]
+    return [f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def _is_small(detail: object) -> bool:
