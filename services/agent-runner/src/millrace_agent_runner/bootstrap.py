@@ -23,6 +23,7 @@ from millrace_agent_runner.executors.agent.executor import AgentExecutor
 from millrace_agent_runner.executors.http import HttpExecutor
 from millrace_agent_runner.executors.python import Functions, PythonExecutor
 from millrace_agent_runner.executors.threads import Threads
+from millrace_agent_runner.functions import project_files
 from millrace_agent_runner.settings import RunnerSettings
 from millrace_shared.blobs import Blobs
 from millrace_shared.bus.connection import Connection, connect
@@ -55,6 +56,7 @@ async def agent_runner(settings: RunnerSettings) -> AsyncIterator[Worker]:
         blobs = Blobs(settings.blobs)
         journals = StoredJournals(connection, publisher, blobs, runner)
         functions = Functions(settings.module_prefixes)
+        project_files.permit(settings.scanned)
         threads = Threads(settings.runner_slots * THREADS_PER_SLOT)
         python = PythonExecutor(functions, threads)
         http = HttpExecutor(settings.allowed)

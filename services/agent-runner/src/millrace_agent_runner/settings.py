@@ -54,6 +54,11 @@ class RunnerSettings(Settings):
         description="Rate limits that hold unless the database has others: a JSON array of objects with `provider`, "
         "`requests_per_minute`, `tokens_per_minute`, `model` and `workspace` (`*`, the default, is all together).",
     )
+    scan_roots: Annotated[str, Field(max_length=10_000)] = Field(
+        "",
+        description="Directories, separated by commas, that the scanning functions may read, with all below them. "
+        "Unset: they only take files from the input of a step.",
+    )
     prices: Annotated[str, Field(max_length=1_000_000)] = Field(
         "",
         description="Prices that go before the price list's, unless the database has others: a JSON array of objects "
@@ -118,6 +123,11 @@ class RunnerSettings(Settings):
     def module_prefixes(self) -> tuple[str, ...]:
         """The prefixes of `python_modules`."""
         return _list(self.python_modules)
+
+    @property
+    def scanned(self) -> tuple[str, ...]:
+        """The directories of `scan_roots`."""
+        return _list(self.scan_roots)
 
     @property
     def allowed(self) -> Allowed:
