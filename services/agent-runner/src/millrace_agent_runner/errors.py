@@ -16,13 +16,13 @@ of `python` steps may raise these to say how they failed.
 
 | category | who raises it |
 |---|---|
-| llm_rate_limit | a model's provider: too many requests or tokens, or the account's quota is used up |
+| llm_rate_limit | a model's provider: too many requests or tokens for now |
 | llm_timeout | a model did not finish its answer in time |
 | llm_invalid_output | a model's answer cannot be used: no JSON, wrong JSON, tools there are not, no end |
 | llm_refusal | a model would not answer |
 | llm_context_too_large | the conversation does not fit the model, or can never fit its rate limit |
 | llm_auth | a provider's API key is missing or refused |
-| budget_exceeded | a limit of the agent, or a budget that holds for the call, is used up |
+| budget_exceeded | a limit of the agent, a budget that holds for the call, or the account's quota is used up |
 | tool_error | a tool of an agent cannot be used at all |
 | sandbox_violation | code in a sandbox did what it must not |
 | rate_limit, timeout, server_error, connection | the other side, or the way to it; passes by itself |

@@ -174,6 +174,13 @@ async def test_when_no_model_can_answer_all_reasons_are_told(
     assert "2. b answered 429" in str(caught.value)
 
 
+async def test_a_quota_that_is_used_up_is_no_limit_that_passes(run: Any, providers: FakeProviders) -> None:
+    providers.script = refused(429, "insufficient_quota", "You exceeded your current quota")
+    with pytest.raises(TerminalFailure) as caught:
+        await run("openai:a")
+    assert (caught.value.category, caught.value.code) == ("budget_exceeded", "quota_exceeded")
+
+
 async def test_a_text_that_does_not_match_is_corrected(
     executor: AgentExecutor, providers: FakeProviders, step_factory: Any, attempt_factory: Any
 ) -> None:

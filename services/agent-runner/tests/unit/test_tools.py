@@ -13,6 +13,7 @@ from millrace_agent_runner.domain.addresses import Allowed
 from millrace_agent_runner.errors import Deferred, TerminalFailure
 from millrace_agent_runner.executors import network
 from millrace_agent_runner.executors.agent.executor import AgentExecutor
+from millrace_agent_runner.executors.agent.tools import Tools
 from millrace_agent_runner.executors.http import HttpExecutor
 from millrace_agent_runner.executors.python import Functions, PythonExecutor
 from millrace_agent_runner.executors.threads import Threads
@@ -249,3 +250,13 @@ async def test_people_are_asked_and_the_conversation_goes_on_with_their_answer(
     assert len(providers.calls) == 2  # what was answered before was not asked again
     heard = [json.loads(message["content"]) for message in told.asked() if message["role"] == "tool"]
     assert heard == [13, {"answered": True, "approved": True, "note": "gladly", "data": data}]
+
+
+@pytest.mark.parametrize(("config", "said"), [({}, "tell"), ({"on_unknown": "fail"}, "fail")])
+async def test_a_tool_says_what_a_call_leads_to_whose_end_nobody_knows(
+    config: dict[str, Any], said: str, step_factory: Any, attempt_factory: Any
+) -> None:
+    tools = Tools(HttpExecutor(Allowed.parse([])), PythonExecutor(Functions(()), Threads(1)), {}, {})
+    config = {"call": f"{TESTING}:sleep", **config}
+    [tool] = await tools.build(("sleep",), {"sleep": config}, attempt_factory(step_factory()))
+    assert tool.metadata == {"idempotent": False, "on_unknown": said}

@@ -37,7 +37,7 @@ _OF_THE_PROVIDER: tuple[tuple[type[raised.ModelAPIError], _Kind], ...] = (
     (raised.ModelAuthenticationError, _Kind("llm_auth")),
     (
         raised.ModelQuotaExceededError,
-        _Kind("llm_rate_limit", "quota_exceeded", "; the account with the provider needs more quota"),
+        _Kind("budget_exceeded", "quota_exceeded", "; the account with the provider needs more quota"),
     ),
     (raised.ModelNotFoundError, _Kind("input_invalid", "model_unknown", "; check the agent's `model`")),
     (raised.ModelRateLimitError, _Kind("llm_rate_limit", retryable=True)),

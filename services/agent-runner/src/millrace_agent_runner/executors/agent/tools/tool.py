@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from pydantic_ai import ModelRetry, RunContext, Tool, ToolFailed
@@ -16,7 +16,7 @@ from millrace_agent_runner.domain.attempt import Attempt
 from millrace_agent_runner.domain.schemas import check_output
 from millrace_agent_runner.domain.secrets import scrub, scrub_value
 from millrace_agent_runner.errors import StepFailure, TerminalFailure
-from millrace_agent_runner.executors.agent.journaled import IDEMPOTENT
+from millrace_agent_runner.executors.agent.journaled import IDEMPOTENT, ON_UNKNOWN
 from millrace_agent_runner.executors.agent.tools.cut import cut
 
 OUTPUT_BYTES_DEFAULT = 64 * 1024
@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     output_bytes_max: Annotated[int, msgspec.Meta(ge=OUTPUT_BYTES_MIN, le=OUTPUT_BYTES_MAX)] = OUTPUT_BYTES_DEFAULT
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_S_MAX)] | None = None
     """Of one call."""
+    on_unknown: Literal["tell", "fail"] = "tell"
+    """Where it is not known how a call of a tool ended that may not be called again: tell the model, or fail the step."""
 
 
 _Settings = TypeVar("_Settings", bound=Settings)
@@ -130,7 +132,7 @@ def tool_of(described: Described, attempt: Attempt) -> Tool[None]:
         takes_ctx=True,
         sequential=described.is_alone,
     )
-    tool.metadata = {IDEMPOTENT: described.is_idempotent}
+    tool.metadata = {IDEMPOTENT: described.is_idempotent, ON_UNKNOWN: described.settings.on_unknown}
     return tool
 
 
