@@ -18,7 +18,7 @@ what it does from its docstring. Every tool takes these, too:
 |---|---|
 | `output_bytes_max` | a longer result is cut in the middle before the model sees it, and says so |
 | `timeout_s` | how long one call may take; the model is told when it took longer |
-| `on_unknown` | `fail` ends the step where a call may not be repeated and nobody knows how it ended; `tell`: the model |
+| `on_unknown` | where a call may not be repeated, and nobody knows how it ended: `tell` the model, or `fail` the step |
 
 A tool that fails tells the model why; the model may try something else, within the agent's limits. A tool that is not
 idempotent is never repeated when it is not known how a call ended. To add a tool, write a module like those here, with

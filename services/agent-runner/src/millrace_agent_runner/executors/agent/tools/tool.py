@@ -37,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_S_MAX)] | None = None
     """Of one call."""
     on_unknown: Literal["tell", "fail"] = "tell"
-    """Where it is not known how a call of a tool ended that may not be called again: tell the model, or fail the step."""
+    """Where nobody knows how a call ended that may not be repeated: tell the model, or fail the step."""
 
 
 _Settings = TypeVar("_Settings", bound=Settings)
