@@ -181,7 +181,7 @@ def test_logs_that_earlier_versions_wrote_are_still_read_and_folded(version: int
         kinds |= {event["type"] for event in msgspec.json.decode(line)["events"]}
     statuses = {view.execution["status"] for view in views.values() if view.execution}
     assert statuses == {"completed", "failed", "cancelled", "timeout", "running"}
-    assert len(kinds) == {1: 13, 2: 20}[version]
+    assert len(kinds) == {1: 13, 2: 22}[version]
 
 
 def test_the_current_version_writes_what_was_recorded():
