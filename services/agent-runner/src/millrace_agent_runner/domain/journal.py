@@ -12,7 +12,8 @@ goes on with it runs the agent from its beginning again. Each request that finds
 | `abandoned` | the conversation led nowhere, and the next attempt begins a new one |
 
 A request whose fingerprint is another than the journal's means that the conversation has changed: what was recorded
-from there on is not used, and the new answer takes its place. A wrong answer is never given.
+from there on is not used, and the new answer takes its place. A wrong answer is never given. What tools have done that
+must not be repeated stays done, though: `Conversation.lost` names them.
 """
 
 from __future__ import annotations
@@ -147,6 +148,8 @@ class Turn:
 
     answer: Responded
     begun: set[str] = field(default_factory=set)
+    effects: dict[str, str] = field(default_factory=dict)
+    """The tools that must not be repeated, by the keys of their calls."""
     ended: dict[str, ToolEnded] = field(default_factory=dict)
 
 
@@ -160,6 +163,8 @@ class Conversation:
     Attributes:
         answered: answers that were ever recorded, those that are no longer used included.
         reported: calls that were reported, up to the last answer.
+        lost: tools that must not be repeated, and were called in turns that are no longer used. Whoever calls one is
+            told once; to call it after that is to mean it.
 
     Raises:
         MessageInvalid: the entries are not a journal.
@@ -171,6 +176,7 @@ class Conversation:
         self._position = 0
         self.answered = 0
         self.reported = 0
+        self.lost: set[str] = set()
         for entry in entries:
             self._apply(entry)
 
@@ -199,7 +205,7 @@ class Conversation:
                 self._name,
                 self._position + 1,
             )
-            del self._turns[self._position :]
+            self._drop(self._position)
             return None
         self._position += 1
         return answer
@@ -225,23 +231,36 @@ class Conversation:
             case Responded():
                 if entry.turn > len(self._turns):
                     raise MessageInvalid(f"the journal of {self._name} has no request {entry.turn}")
-                del self._turns[entry.turn :]
+                self._drop(entry.turn)
                 self._turns.append(Turn(entry))
                 self.answered += 1
                 self.reported = max(self.reported, entry.reported)
             case ToolBegun() | ToolEnded():
                 if not 0 <= entry.turn < len(self._turns):
                     raise MessageInvalid(f"the journal of {self._name} has a tool call out of turn {entry.turn}")
-                del self._turns[entry.turn + 1 :]  # what came after the turn did not know of this call
-                turn = self._turns[entry.turn]
-                if isinstance(entry, ToolBegun):
-                    turn.begun.add(entry.key)
-                    turn.ended.pop(entry.key, None)
-                else:
-                    turn.begun.discard(entry.key)
-                    turn.ended[entry.key] = entry
+                self._drop(entry.turn + 1)  # what came after the turn did not know of this call
+                self._apply_call(self._turns[entry.turn], entry)
             case Abandoned():
-                self._turns.clear()
+                self._drop(0)
                 self._position = 0
             case TakenUp():
                 pass
+
+    def _apply_call(self, turn: Turn, entry: ToolBegun | ToolEnded) -> None:
+        if isinstance(entry, ToolBegun):
+            turn.begun.add(entry.key)
+            turn.effects[entry.key] = entry.tool
+            turn.ended.pop(entry.key, None)
+            return
+        if entry.key not in turn.begun:
+            self.lost.discard(entry.tool)  # it was not called: the model was told
+        elif entry.outcome == "raised":
+            turn.effects.pop(entry.key, None)
+        turn.begun.discard(entry.key)
+        turn.ended[entry.key] = entry
+
+    def _drop(self, start: int) -> None:
+        """Use the turns from `start` on no longer."""
+        for turn in self._turns[start:]:
+            self.lost.update(turn.effects.values())
+        del self._turns[start:]

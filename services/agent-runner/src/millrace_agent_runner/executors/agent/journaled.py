@@ -51,6 +51,8 @@ from millrace_shared.ids import attempt_key
 IDEMPOTENT = "idempotent"
 ON_UNKNOWN = "on_unknown"
 _FAIL = "fail"
+_CUT_OFF = "was called with these arguments, and the runner ended before it was known what came of that"
+_LOST = "was called before in this step, in a part of the conversation that led nowhere"
 
 
 class Recorder:
@@ -160,7 +162,7 @@ class JournaledModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         """Return the answer to the next request."""
-        fingerprint = fingerprint_of(messages)
+        fingerprint = fingerprint_of(messages, self._recorder.secrets)
         known = await self._recorder.recorded_response(fingerprint)
         if known is not None:
             return known
@@ -178,7 +180,7 @@ class JournaledModel(WrapperModel):
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         """Stream the answer to the next request; one from the journal comes in one piece."""
-        fingerprint = fingerprint_of(messages)
+        fingerprint = fingerprint_of(messages, self._recorder.secrets)
         known = await self._recorder.recorded_response(fingerprint)
         if known is not None:
             yield CompletedStreamedResponse(
@@ -207,15 +209,17 @@ class JournaledTools(WrapperToolset[None]):
             ModelRetry, ToolFailed: what the model is told.
             StepFailure: what the attempt fails by.
         """
-        key = key_of_call(ctx.tool_call_id, name, tool_args)
+        key = key_of_call(ctx.tool_call_id, name, tool_args, self.recorder.secrets)
         known = self.recorder.conversation.tool(key)
         marks = tool.tool_def.metadata or {}
         if known == "unknown":
-            return await self._unknown(key, name, marks)
+            return await self._unknown(key, name, marks, _CUT_OFF)
         if known is not None:
             return _again(known.outcome, await self.recorder.recorded_result(known))
         is_idempotent = bool(marks.get(IDEMPOTENT))
         if not is_idempotent:
+            if name in self.recorder.conversation.lost:
+                return await self._unknown(key, name, marks, _LOST)
             await self.recorder.tool_begins(key, name)
         try:
             result = await super().call_tool(name, tool_args, ctx, tool)
@@ -232,17 +236,17 @@ class JournaledTools(WrapperToolset[None]):
         await self.recorder.tool_ended(key, name, "returned", result)
         return result
 
-    async def _unknown(self, key: str, name: str, marks: dict[str, Any]) -> Any:
+    async def _unknown(self, key: str, name: str, marks: dict[str, Any], what: str) -> Any:
         if marks.get(ON_UNKNOWN) == _FAIL:
             raise TerminalFailure(
-                f'the tool "{name}" was called, and the runner ended before it was known what came of that; it is not '
-                "repeated, since it is not marked `idempotent`. See what it did, then retry the execution",
+                f'the tool "{name}" {what}; it is not repeated, since it is not marked `idempotent`. See what it did, '
+                "then retry the execution",
                 category="tool_error",
                 code="tool_outcome_unknown",
             )
         message = (
-            f"{name} was called with these arguments, and then the connection was lost: it may have done its work or "
-            "not. It was not repeated. Find out what is the case before you call it again, or go on without it."
+            f"{name} {what}: it may have done its work or not. It was not repeated. Find out what is the case before "
+            "you call it again, or go on without it."
         )
         await self.recorder.tool_ended(key, name, "failed", message)
         raise ToolFailed(message)

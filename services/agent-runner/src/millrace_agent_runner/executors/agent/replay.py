@@ -2,13 +2,15 @@
 
 A fingerprint is a hash of what the model reads: texts, tool calls and results, in order. Times, ids of runs and the
 like differ each time and count for nothing. Secrets that were put into the input are not recorded: in their place
-stands which one it is.
+stands which one it is. So a secret that has changed meanwhile makes no difference, and nothing that a text from outside
+says can be taken for such a place.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,24 +20,26 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRe
 from millrace_agent_runner.domain.secrets import SECRET_CHARS_SCRUBBED_MIN
 from millrace_shared.errors import MessageInvalid
 
-_PLACE = "\ue000millrace:secret:{}\ue001"
-"""Private characters of Unicode: no text that is meant for people has them."""
+_OPEN, _CLOSE = "\ue000", "\ue001"
+"""What stands in place of a secret is between these. They may be in any text, so the first of them is replaced, too."""
+_PLACE = re.compile(f"{_OPEN}([0-9]*){_CLOSE}")
 
 _READ = ("tool_name", "tool_call_id", "args", "content", "outcome")
 _essence_encoder = msgspec.json.Encoder(order="deterministic", enc_hook=repr)
 
 
-def fingerprint_of(messages: Sequence[ModelMessage]) -> str:
-    """Return a hash of what a model reads."""
+def fingerprint_of(messages: Sequence[ModelMessage], secrets: tuple[str, ...] = ()) -> str:
+    """Return a hash of what a model reads, whatever the values of the secrets are."""
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
-        digest.update(_essence_encoder.encode(_essence(message)))
+        digest.update(_without(_essence_encoder.encode(_essence(message)), secrets))
     return digest.hexdigest()
 
 
-def key_of_call(tool_call_id: str | None, name: str, arguments: dict[str, Any]) -> str:
+def key_of_call(tool_call_id: str | None, name: str, arguments: dict[str, Any], secrets: tuple[str, ...] = ()) -> str:
     """Return what tells a call of a tool from the others of its turn."""
-    return hashlib.blake2b(_essence_encoder.encode([tool_call_id, name, arguments]), digest_size=12).hexdigest()
+    document = _without(_essence_encoder.encode([tool_call_id, name, arguments]), secrets)
+    return hashlib.blake2b(document, digest_size=12).hexdigest()
 
 
 def dump_response(response: ModelResponse, secrets: tuple[str, ...]) -> bytes:
@@ -64,13 +68,13 @@ def load_response(document: bytes, secrets: tuple[str, ...]) -> ModelResponse:
 
 def hide(value: Any, secrets: tuple[str, ...]) -> bytes:
     """Return a JSON value as bytes, with places in place of secrets."""
-    return msgspec.json.encode(_replaced(value, _pairs(secrets)))
+    return msgspec.json.encode(_mapped(value, _hiding(secrets)) if secrets else value)
 
 
 def show(document: bytes, secrets: tuple[str, ...]) -> Any:
-    """Return the value that `hide` was given."""
+    """Return the value that `hide` was given; where a secret has changed, with its new value."""
     value = msgspec.json.decode(document)
-    return _replaced(value, [(place, secret) for secret, place in _pairs(secrets)]) if secrets else value
+    return _mapped(value, _showing(secrets)) if secrets else value
 
 
 def _essence(message: ModelMessage) -> list[Any]:
@@ -81,19 +85,26 @@ def _essence(message: ModelMessage) -> list[Any]:
     return said
 
 
-def _pairs(secrets: tuple[str, ...]) -> list[tuple[str, str]]:
-    numbered = [(secret, _PLACE.format(number)) for number, secret in enumerate(secrets)]
-    known = [(secret, place) for secret, place in numbered if len(secret) >= SECRET_CHARS_SCRUBBED_MIN]
-    return sorted(known, key=lambda pair: len(pair[0]), reverse=True)
+def _without(document: bytes, secrets: tuple[str, ...]) -> bytes:
+    return hide(msgspec.json.decode(document), secrets) if secrets else document
 
 
-def _replaced(value: Any, pairs: list[tuple[str, str]]) -> Any:
+def _hiding(secrets: tuple[str, ...]) -> Callable[[str], str]:
+    """Return what replaces secrets, and every character that could begin a place, in one pass over a text."""
+    numbers = {secret: number for number, secret in enumerate(secrets) if len(secret) >= SECRET_CHARS_SCRUBBED_MIN}
+    found = re.compile("|".join(map(re.escape, [*sorted(numbers, key=len, reverse=True), _OPEN])))
+    return lambda text: found.sub(lambda match: f"{_OPEN}{numbers.get(match[0], '')}{_CLOSE}", text)
+
+
+def _showing(secrets: tuple[str, ...]) -> Callable[[str], str]:
+    return lambda text: _PLACE.sub(lambda match: secrets[int(match[1])] if match[1] else _OPEN, text)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        for old, new in pairs:
-            value = value.replace(old, new)
-        return value
+        return change(value)
     if isinstance(value, dict):
-        return {_replaced(key, pairs): _replaced(item, pairs) for key, item in value.items()}
+        return {_mapped(key, change): _mapped(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_replaced(item, pairs) for item in value]
+        return [_mapped(item, change) for item in value]
     return value
