@@ -77,6 +77,18 @@ def test_it_counts_as_no_retry(writing: Any) -> None:
     assert isinstance(writing.fail("write", attempt=7)[0], StepFailed)
 
 
+def test_who_is_turned_away_again_and_again_looks_less_often(play: Any) -> None:
+    p = play({"write": WRITE}, agents=AGENTS, limits={"timeout": 86_400.0})
+    p.start()
+    pauses = []
+    for attempt in range(1, 120):
+        (event,) = defer(p, attempt)
+        pauses.append(round(event.until - p.now))
+        p.fire_next_timer()
+    assert (pauses[:33], pauses[-1]) == ([12] * 33, 60)
+    assert pauses == sorted(pauses)
+
+
 def test_it_is_not_done_for_ever(writing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deferring, "DEFERRALS_MAX", 2)
     for attempt in (1, 2):

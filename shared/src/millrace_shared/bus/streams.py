@@ -146,7 +146,7 @@ STREAMS: tuple[Stream, ...] = (
     Stream(
         "JOURNAL",
         ("jrn.*.*.>",),
-        max_age_s=30 * DAY_S,
+        max_age_s=90 * DAY_S,  # longer than a question to people and a pause after it may last
         # What was paid for: synced before it is used. A subject's last sequence is the fence between two runners.
         extra={"allow_atomic": True},
     ),

@@ -164,6 +164,7 @@ class Ledger:
             await self._pool.execute(sql.ENSURE_ACCOUNTS, scopes)
             self._known.update(scopes)
         async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(sql.LOCK_CALL, "/".join(map(str, key)))
             tries = await connection.fetch(sql.TRIES, *key)
             left = [Reservation(key, one["try"], tuple(one["scopes"])) for one in tries if one["state"] == "reserved"]
             if left:

@@ -16,6 +16,8 @@ SELECT provider, model, input_per_million, output_per_million, cached_per_millio
 
 _KEY = "execution_id = $1 AND step = $2 AND item = $3 AND iteration = $4 AND call = $5"
 
+LOCK_CALL = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
+"""Two runners that have the same call, as in a takeover, number its tries one after the other."""
 TRIES = f"SELECT try, state, scopes FROM {SCHEMA}.entries WHERE {_KEY} ORDER BY try"
 
 ENSURE_ACCOUNTS = f"""

@@ -31,7 +31,9 @@ def timestamp(moment: float | datetime | None) -> str | None:
         return None
     if not isinstance(moment, datetime):
         moment = datetime.fromtimestamp(moment, UTC)
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    elif moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return f"{moment.isoformat()[:-6]}Z"  # without the +00:00
 
 
 def duration_s(start: float | datetime | None, end: float | datetime | None) -> float | None:

@@ -16,6 +16,9 @@ from millrace_shared.messages import Answer, Deferral, DeferralReason, ErrorInfo
 DEFERRALS_MAX = 1_000
 """How often the attempts of one iteration give their place back; then the unit fails."""
 
+PATIENT_AFTER = 20
+PATIENCE_S_MAX = 60.0
+
 _CATEGORIES: dict[DeferralReason, str] = {
     "tokens": "llm_rate_limit",
     "budget": "budget_exceeded",
@@ -38,7 +41,7 @@ def defer(draft: Draft, step: PlannedStep, item: int | None, deferral: Deferral,
     draft.emit(
         StepDeferred(
             step.id,
-            until=min(deferral.until, draft.now + DURATION_S_MAX),
+            until=min(max(deferral.until, draft.now + _patience_s(work.deferred)), draft.now + DURATION_S_MAX),
             reason=deferral.reason,
             detail=deferral.detail,
             ask=deferral.ask,
@@ -47,6 +50,11 @@ def defer(draft: Draft, step: PlannedStep, item: int | None, deferral: Deferral,
             **recorded,
         )
     )
+
+
+def _patience_s(deferrals: int) -> float:
+    """Return the least pause: who was turned away again and again looks less often, a second less each time."""
+    return min(PATIENCE_S_MAX, max(0.0, deferrals - PATIENT_AFTER))
 
 
 def answer(draft: Draft, step: PlannedStep, item: int | None, given: Answer) -> None:

@@ -17,18 +17,19 @@ from millrace_agent_runner.domain.secrets import scrub
 from millrace_agent_runner.errors import Deferred
 from millrace_agent_runner.executors.agent.replay import key_of_call
 from millrace_agent_runner.executors.agent.tools.tool import Described, Settings, model_name, read_settings
-from millrace_shared.definition.limits import DURATION_S_MAX
 from millrace_shared.messages import Answer, Deferral
 from millrace_shared.values import Payload
 
 HUMAN_ASK = "human.ask"
 TIMEOUT_S_DEFAULT = 7 * 86_400.0
+TIMEOUT_S_MAX = 30 * 24 * 3600.0
+"""The journal, in which the conversation goes on, is kept for longer."""
 QUESTION_CHARS_MAX = 4_000
 DETAIL_CHARS_MAX = 200
 
 
 class _Settings(Settings, frozen=True, kw_only=True):
-    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=DURATION_S_MAX)] = TIMEOUT_S_DEFAULT
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_S_MAX)] = TIMEOUT_S_DEFAULT
     """How long people have."""
     form: dict[str, Any] | None = None
 
